@@ -1,0 +1,219 @@
+"""How a weight is cut into groups.
+
+The per-group results of a weight form a grid of the weight's rank: a spanned axis has one
+entry for each run of consecutive entries (one run if it is spanned whole), every other axis
+keeps its length. A grid broadcasts against the weight once `spread` has repeated each entry
+over its run.
+"""
+
+import dataclasses
+import functools
+import math
+import numbers
+
+import tensorflow as tf
+
+_SPANNED_BY_NAME = {
+    "output": lambda rank: set(range(rank)) - {rank - 1},
+    "input": lambda rank: set(range(rank)) - {rank - 2} if rank > 1 else set(),
+    "shape": lambda rank: {rank - 1},
+    "all": lambda rank: set(range(rank)),
+}
+
+
+def is_int(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_axis(axis, *, expected="an int or a non-empty tuple of distinct ints"):
+    """`axis` as an int or a tuple of ints, as far as it can be judged without a weight."""
+    if is_int(axis):
+        return int(axis)
+    if isinstance(axis, (list, tuple)) and axis and all(is_int(entry) for entry in axis):
+        if len(set(axis)) == len(axis):
+            return tuple(int(entry) for entry in axis)
+    raise ValueError(f"Argument `axis` must be {expected}. Received: axis={axis!r}")
+
+
+def resolve_axes(axis, rank, weight_name="weight"):
+    """The non-negative axes that `axis`, an int or a tuple, names on a weight of `rank`."""
+    entries = (axis,) if is_int(axis) else axis
+    if not all(-rank <= entry < rank for entry in entries):
+        raise ValueError(
+            f"Argument `axis` must name axes of the weight, in [{-rank}, {rank}). "
+            f"Received: axis={axis!r} for weight {weight_name} of rank {rank}"
+        )
+    axes = tuple(entry % rank for entry in entries)
+    if len(set(axes)) < len(axes):
+        raise ValueError(
+            "Argument `axis` must name each axis of the weight once. "
+            f"Received: axis={axis!r} for weight {weight_name} of rank {rank}"
+        )
+    return axes
+
+
+def known_shape(x):
+    """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
+
+
+def along(axis, x, function):
+    """`function` of `x` seen as `[before, length, after]` with `axis` in the middle.
+
+    Whatever the rank of `x`, `function` sees one that every TensorFlow op accepts.
+    """
+    shape = known_shape(x)
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    result = function(tf.reshape(x, [before, shape[axis], after]))
+    return tf.reshape(result, [*shape[:axis], known_shape(result)[1], *shape[axis + 1 :]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The groups that `axis` and `group_size` cut a weight into.
+
+    Args:
+        axis: the axes that a group spans: an int, a tuple of ints, or one of `"output"` (every
+            axis but the last), `"input"` (every axis but the second last; none on a rank-1
+            weight), `"shape"` (the last axis) and `"all"`.
+        group_size: the length of the runs of consecutive entries that each spanned axis is cut
+            into: an int for one axis, a tuple with an entry per axis for several. None keeps an
+            axis whole. The last run is shorter where the length does not divide.
+
+    Raises:
+        ValueError: for any other `axis` or `group_size`.
+    """
+
+    axis: int | str | tuple[int, ...]
+    group_size: int | tuple[int | None, ...] | None = None
+
+    def __post_init__(self):
+        names = ", ".join(repr(name) for name in _SPANNED_BY_NAME)
+        if not (isinstance(self.axis, str) and self.axis in _SPANNED_BY_NAME):
+            expected = f"an int, a non-empty tuple of distinct ints or one of {names}"
+            object.__setattr__(self, "axis", check_axis(self.axis, expected=expected))
+        object.__setattr__(self, "group_size", self._check_group_size(self.group_size))
+
+    def _check_group_size(self, group_size):
+        if group_size is None:
+            return None
+        received = f"Received: group_size={group_size!r} with axis={self.axis!r}"
+        if isinstance(self.axis, str):
+            raise ValueError(
+                "Argument `group_size` goes with an int or a tuple of ints as `axis` only. "
+                f"{received}"
+            )
+        axes = (self.axis,) if is_int(self.axis) else self.axis
+        sizes = (group_size,) if is_int(group_size) else group_size
+        if not isinstance(sizes, (list, tuple)) or len(sizes) != len(axes):
+            raise ValueError(
+                "Argument `group_size` must be None, an int for one axis, or a tuple with an "
+                f"entry for each entry of `axis`. {received}"
+            )
+        if not all(size is None or (is_int(size) and size > 0) for size in sizes):
+            raise ValueError(
+                f"Argument `group_size` must consist of positive ints or None. {received}"
+            )
+        if is_int(group_size):
+            return int(group_size)
+        return tuple(size if size is None else int(size) for size in sizes)
+
+    def check(self, rank, weight_name):
+        """Raises a ValueError if a weight of `rank` lacks an axis."""
+        if not isinstance(self.axis, str):
+            resolve_axes(self.axis, rank, weight_name)
+
+    def _runs(self, shape):
+        """The length of the runs of each spanned axis of a weight; None where it is whole."""
+        if isinstance(self.axis, str):
+            return dict.fromkeys(sorted(_SPANNED_BY_NAME[self.axis](shape.rank)))
+        axes = resolve_axes(self.axis, shape.rank)
+        if self.group_size is None:
+            return dict.fromkeys(axes)
+        sizes = (self.group_size,) if is_int(self.group_size) else self.group_size
+        return {
+            axis: None if size is None or size >= (shape[axis] or math.inf) else size
+            for axis, size in zip(axes, sizes)
+        }
+
+    def _reduce(self, reduce, w):
+        runs = self._runs(w.shape)
+        whole = [axis for axis, size in runs.items() if size is None]
+        grid = reduce(w, axis=whole, keepdims=True) if whole else w
+        for axis, size in runs.items():
+            if size is not None:
+                grid = along(axis, grid, functools.partial(_reduce_runs, reduce, size))
+        return grid
+
+    def sum(self, w):
+        """The grid of the groups' sums."""
+        return self._reduce(tf.reduce_sum, w)
+
+    def sizes(self, w):
+        """The grid of the groups' numbers of elements, of length 1 where all are alike."""
+        sizes = tf.ones([1] * w.shape.rank, w.dtype)
+        for axis, size in self._runs(w.shape).items():
+            length = known_shape(w)[axis]
+            if size is not None:
+                length = tf.minimum(size, length - tf.range(0, length, size))
+            in_the_grid = [-1 if i == axis else 1 for i in range(w.shape.rank)]
+            sizes *= tf.reshape(tf.cast(length, w.dtype), in_the_grid)
+        return sizes
+
+    def spread(self, grid, w):
+        """The `grid` of the groups of `w` with each entry repeated over the run it stands for.
+
+        An axis of length 1 stays so, to be broadcast.
+        """
+        for axis, size in self._runs(w.shape).items():
+            if size is not None and grid.shape[axis] != 1:
+                repeat = functools.partial(_repeat_runs, size, known_shape(w)[axis])
+                grid = along(axis, grid, repeat)
+        return grid
+
+    def _scaled(self, w):
+        """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`.
+
+        The scale, a group's largest magnitude, keeps the squares from overflow and underflow.
+        No result depends on it, so neither does a derivative.
+        """
+        largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
+        scale = tf.where((largest > 0.0) & tf.math.is_finite(largest), largest, 1.0)
+        scaled = w / self.spread(scale, w)
+        return scaled, scale, self.sum(tf.square(scaled))
+
+    def norm(self, w):
+        """The grid of the groups' Euclidean norms."""
+        _, scale, squares = self._scaled(w)
+        is_zero = tf.equal(squares, 0.0)
+        # The derivative of the root at zero must be no part of the graph, even unselected.
+        return tf.where(is_zero, 0.0, scale * tf.sqrt(tf.where(is_zero, 1.0, squares)))
+
+    def direction(self, w):
+        """`w` over its group's norm: 0 in a zero group, NaN in one that is not finite."""
+        scaled, _, squares = self._scaled(w)
+        is_zero = tf.equal(squares, 0.0)
+        reciprocal = tf.where(is_zero, 0.0, tf.math.rsqrt(tf.where(is_zero, 1.0, squares)))
+        nan = tf.constant(float("nan"), w.dtype)
+        reciprocal = tf.where(tf.math.is_finite(squares), reciprocal, nan)
+        return scaled * self.spread(reciprocal, w)
+
+
+def _reduce_runs(reduce, size, x):
+    """`x` with the runs of `size` entries along its middle axis, the last one shorter, as one."""
+    before, length, after = known_shape(x)
+    end = length - length % size
+    grid = reduce(tf.reshape(x[:, :end], [before, end // size, size, after]), axis=2)
+    if isinstance(length, int) and length == end:
+        return grid
+    rest = reduce(x[:, end:], axis=1, keepdims=True)
+    # Where the length is known only when the graph runs, the rest may have no entries.
+    return tf.concat([grid, rest], axis=1)[:, : -(-length // size)]
+
+
+def _repeat_runs(size, length, grid):
+    """`grid` with each entry along its middle axis repeated `size` times, up to `length`."""
+    before, runs, after = known_shape(grid)
+    repeated = tf.broadcast_to(grid[:, :, tf.newaxis], [before, runs, size, after])
+    return tf.reshape(repeated, [before, runs * size, after])[:, :length]

@@ -1,0 +1,186 @@
+"""How a penalty's arithmetic is compiled.
+
+A penalty's file states its value and its gradient as equations:
+
+    @kernel
+    def ridge(w):
+        return total(tf.square(w))
+
+    @ridge.gradient
+    def ridge(w):
+        return 2.0 * w
+
+and `ridge(weight, factor=factor)` is `factor * value`, a `tf.function` with that gradient.
+"""
+
+import functools
+import warnings
+
+import tensorflow as tf
+
+# Below this many elements the launch of an XLA executable costs more than it saves.
+XLA_MIN_ELEMENTS = 2**18
+_ROW = 4096
+
+_jit: bool | str = "auto"
+
+
+def set_jit(mode):
+    """Sets when the kernels are compiled by XLA.
+
+    Inside a function that XLA compiles, a train step under `jit_compile=True` say, every
+    kernel is fused into it whatever the mode. What Keras has traced keeps the mode that it
+    was traced with.
+
+    Args:
+        mode: `"auto"`, the default: large weights of static shape on devices that XLA has a
+            compiler for; `True`: always; `False`: never.
+
+    Raises:
+        ValueError: for any other mode.
+
+    Example:
+
+    >>> tfreg.kernels.set_jit(False)
+    >>> tfreg.kernels.set_jit("auto")
+    """
+    global _jit
+    if not (isinstance(mode, bool) or mode == "auto"):
+        raise ValueError(f"Argument `mode` must be 'auto', True or False. Received: {mode!r}")
+    _jit = mode
+
+
+def accumulation_dtype(dtype):
+    """The dtype in which a weight of `dtype` is summed."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def total(x):
+    """Sum of the non-negative `x`, in rows, for nearly the accuracy of pairwise summation."""
+    if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
+        # XLA would merge the sum of the row sums into one running sum, which is off by 8e-5
+        # over 16 million elements. The maximum keeps them apart and changes no sum, NaN included.
+        row_sums = tf.maximum(tf.reduce_sum(x, axis=-1), 0.0)
+        return total(tf.reshape(row_sums, [-1]))
+    x = tf.reshape(x, [-1])
+    size = x.shape[0] or 0
+    if size <= _ROW:
+        return tf.reduce_sum(x)
+    end = size - size % _ROW
+    return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
+
+
+def signum(x):
+    """The sign of `x`, but NaN where `x` is infinite, as where it is NaN."""
+    return tf.where(tf.math.is_inf(x), tf.constant(float("nan"), x.dtype), tf.sign(x))
+
+
+@functools.cache
+def _xla_available():
+    """Whether XLA compiles for every device here: a graph would tell only when it runs."""
+    devices = {device.device_type: device for device in tf.config.list_logical_devices()}
+    for device_type, device in devices.items():
+        if device_type in ("CPU", "GPU", "TPU") and not _xla_compiles_on(device.name):
+            warnings.warn(
+                f"XLA has no compiler for {device_type} devices here: tfreg's kernels run as "
+                "plain graphs.",
+                stacklevel=2,
+            )
+            return False
+    return True
+
+
+def _xla_compiles_on(device_name):
+    try:
+        with tf.init_scope(), tf.device(device_name):
+            tf.function(tf.identity, jit_compile=True)(tf.zeros([1]))
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
+        return False
+    return True
+
+
+def _jit_compile(weight):
+    if _jit != "auto":
+        return _jit
+    return (weight.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS and _xla_available()
+
+
+class Compiled:
+    """`function(weight, **parameters)` compiled, and computed in the accumulation dtype.
+
+    There is one trace for each shape and dtype of the weight and each value of the parameters.
+    Floats and tensors among these are arguments of the trace: all their values share it.
+    """
+
+    def __init__(self, function, restore_dtype):
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._restore_dtype = restore_dtype
+        self._traces = {}
+
+    def __call__(self, weight, **parameters):
+        dtype = accumulation_dtype(weight.dtype)
+        scalars, static = {}, []
+        for name, parameter in parameters.items():
+            if isinstance(parameter, float):
+                scalars[name] = tf.constant(parameter, dtype)
+            elif tf.is_tensor(parameter):
+                scalars[name] = tf.cast(parameter, dtype)
+            else:
+                static.append((name, parameter))
+        key = (tuple(weight.shape), weight.dtype, tuple(scalars), *static, _jit_compile(weight))
+        if key not in self._traces:
+            # Of two threads that meet here, both go on with the trace that came first.
+            self._traces.setdefault(key, self._trace(weight, scalars, dict(static)))
+        return self._traces[key](weight, **scalars)
+
+    def _trace(self, weight, scalars, static):
+        def function(weight, **scalars):
+            accumulated = tf.cast(weight, accumulation_dtype(weight.dtype))
+            result = self._function(accumulated, **scalars, **static)
+            return tf.cast(result, weight.dtype) if self._restore_dtype else result
+
+        function.__name__ = self.__name__
+        compiled = tf.function(function, autograph=False, jit_compile=_jit_compile(weight))
+        # A replica's graph and device must not stick to a trace that all replicas share.
+        with tf.init_scope(), tf.device(None):
+            return compiled.get_concrete_function(
+                tf.TensorSpec(weight.shape, weight.dtype, "weight"),
+                **{name: tf.TensorSpec([], scalar.dtype) for name, scalar in scalars.items()},
+            )
+
+
+class Kernel(Compiled):
+    """`factor * value(weight, **parameters)`, with `gradient` for the gradient in the weight."""
+
+    def __init__(self, value):
+        super().__init__(self._penalty, restore_dtype=False)
+        functools.update_wrapper(self, value)
+        self._value = value
+        self._gradient = None
+
+    def gradient(self, gradient):
+        """Declares the closed form of the gradient; a decorator, as `property.setter` is."""
+        self._gradient = gradient
+        return self
+
+    def _penalty(self, w, factor, **parameters):
+        @tf.custom_gradient
+        def value(w):
+            def gradient(upstream):
+                # Computed anew from `w`, so that it can be differentiated in its turn.
+                return upstream * self._gradient(w, **parameters)
+
+            return self._value(w, **parameters), gradient
+
+        return factor * value(w)
+
+
+def kernel(value):
+    """Declares the value of a penalty of unit strength; its `gradient` must follow."""
+    return Kernel(value)
+
+
+def compiled(function):
+    """Declares a map of a weight to one of its shape and dtype, a proximal operator say."""
+    return Compiled(function, restore_dtype=True)

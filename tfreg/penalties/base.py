@@ -1,0 +1,210 @@
+"""Penalty: what every penalty shares."""
+
+import difflib
+import inspect
+import math
+import numbers
+import re
+
+import tensorflow as tf
+
+from tfreg import backend
+
+_CLASSES: dict[str, type] = {}
+
+
+def register(cls):
+    """Makes a penalty known to both Kerases and to `tfreg.get`."""
+    _CLASSES[cls.__name__] = cls
+    return backend.register(cls)
+
+
+def check_number(name, value, expected, accept=math.isfinite):
+    """`value` as a float if it is a real number that `accept` holds for."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number) and accept(number):
+            return number
+        error: type[Exception] = ValueError
+    else:
+        error = TypeError
+    raise error(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def check_bool(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
+    return value
+
+
+class Penalty(backend.Regularizer):
+    """A strength times a function of a weight tensor, as a regularizer of either Keras.
+
+    A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
+    and defines `_value(tensor)`; `_prox(tensor, step_size)` where that has a closed form; and
+    `_check(rank, weight_name)` where some weights cannot be penalized.
+
+    Args:
+        factor: the strength, a finite non-negative number.
+    """
+
+    def __init__(self, factor):
+        self.factor = check_number(
+            "factor", factor, "a finite number >= 0", lambda number: number >= 0
+        )
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, weight):
+        """The penalty's value.
+
+        Args:
+            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1.
+
+        Returns:
+            A scalar tensor, accumulated in float32 (float64 for a float64 weight). For a
+            `keras.Variable` it has the dtype `keras.config.floatx()`.
+
+        Raises:
+            TypeError: if `weight` is not dense or not floating-point.
+            ValueError: if `weight` is a scalar or lacks an axis that the penalty names.
+        """
+        return backend.loss_value(self._value(self._tensor(weight)), weight)
+
+    @tf.autograph.experimental.do_not_convert
+    def prox(self, weight, step_size):
+        """The proximal operator: `argmin_x 1/2 ||x - weight||^2 + step_size * penalty(x)`.
+
+        Args:
+            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1.
+            step_size: a non-negative number or scalar tensor, a learning rate say.
+
+        Returns:
+            A tensor of the shape and dtype of `weight`.
+
+        Raises:
+            NotImplementedError: if the penalty has no proximal operator in closed form.
+            TypeError, ValueError: as `__call__`; or if `step_size` is negative.
+        """
+        if not tf.is_tensor(step_size):
+            step_size = check_number(
+                "step_size", step_size, "a finite number >= 0", lambda number: number >= 0
+            )
+        return self._prox(self._tensor(weight), step_size)
+
+    def _tensor(self, weight):
+        tensor = backend.weight_tensor(weight)
+        self._check(tensor.shape.rank, backend.weight_name(weight))
+        return tensor
+
+    def _check(self, rank, weight_name):
+        """Raises a ValueError if the penalty cannot apply to a weight of `rank`."""
+
+    def _value(self, tensor):
+        raise NotImplementedError
+
+    def _prox(self, tensor, step_size):
+        raise NotImplementedError
+
+    def get_config(self):
+        """The arguments of the constructor as they were given, in JSON's types."""
+        return {name: _plain(getattr(self, name)) for name in self._argument_names()}
+
+    @classmethod
+    def from_config(cls, config):
+        """The penalty with the arguments `config`, what `get_config` returned."""
+        known = cls._argument_names()
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ValueError(
+                f"The config of {cls.__name__} must have no keys but {known}. "
+                f"Received: {unknown} in config={config!r}"
+            )
+        return cls(**config)
+
+    @classmethod
+    def _argument_names(cls):
+        return list(inspect.signature(cls.__init__).parameters)[1:]
+
+    def __add__(self, other):
+        # Sum is a penalty in its turn, so its module imports this one.
+        from tfreg.penalties.combine import Sum
+
+        return Sum([self, other]) if backend.is_regularizer(other) else NotImplemented
+
+    def __radd__(self, other):
+        from tfreg.penalties.combine import Sum
+
+        return Sum([other, self]) if backend.is_regularizer(other) else NotImplemented
+
+    def __repr__(self):
+        arguments = ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in self._argument_names()
+        )
+        return f"{type(self).__name__}({arguments})"
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def get(identifier):
+    """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
+
+    Args:
+        identifier: the name of a penalty, `"group_lasso"` or `"GroupLasso"`, which gives it with
+            its default arguments; a dict with a `"class_name"` and a `"config"`, as Keras
+            writes it; a penalty or any other callable, which is returned as it is; a class,
+            which is called; or None.
+
+    Returns:
+        A penalty, the callable, or None.
+
+    Raises:
+        ValueError: if no penalty has that name, or the config is not one of its.
+        TypeError: if `identifier` is none of these.
+
+    Example:
+
+    >>> tfreg.get("group_lasso")
+    GroupLasso(factor=0.01, axis='output', group_size=None, size_weighted=True)
+    >>> tfreg.get({"class_name": "BoxPenalty", "config": {"factor": 0.5}})
+    BoxPenalty(factor=0.5, lower=-1.0, upper=1.0)
+    """
+    if isinstance(identifier, str):
+        return _class_named(identifier)()
+    if isinstance(identifier, dict):
+        config = identifier.get("config", {})
+        if not isinstance(identifier.get("class_name"), str) or not isinstance(config, dict):
+            raise ValueError(
+                "Argument `identifier` must have a string as its 'class_name' and a dict as its "
+                f"'config'. Received: identifier={identifier!r}"
+            )
+        return _class_named(identifier["class_name"]).from_config(config)
+    if inspect.isclass(identifier):
+        return identifier()
+    if identifier is None or callable(identifier):
+        return identifier
+    raise TypeError(
+        "Argument `identifier` must be a penalty's name, a dict, a callable or None. "
+        f"Received: identifier={identifier!r}"
+    )
+
+
+def _class_named(name):
+    names = {_snake_case(class_name): class_name for class_name in _CLASSES}
+    bare = name.removeprefix(f"{backend.PACKAGE}>")
+    class_name = names.get(bare, bare)
+    if class_name not in _CLASSES:
+        near = difflib.get_close_matches(_snake_case(bare), names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"Argument `identifier` must name one of {sorted(names)}. Received: {name!r}"
+            + (f". Nearest: {near}" if near else "")
+        )
+    return _CLASSES[class_name]
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,177 @@
+"""GroupLasso and SparseGroupLasso: remove whole units, filters, inputs or blocks."""
+
+import tensorflow as tf
+
+from tfreg.groups import Groups
+from tfreg.kernels import compiled, kernel, signum, total
+from tfreg.penalties.base import Penalty, check_bool, check_number, register
+
+
+def _group_weights(w, groups, size_weighted):
+    """The weight of each group's norm; Yuan and Lin's is the root of its number of elements."""
+    return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([], w.dtype)
+
+
+@kernel
+def group_lasso(w, groups, size_weighted):
+    """`sum_g weight_g ||w_g||_2`"""
+    return total(_group_weights(w, groups, size_weighted) * groups.norm(w))
+
+
+@group_lasso.gradient
+def group_lasso(w, groups, size_weighted):
+    """`weight_g w_g / ||w_g||_2`"""
+    weights = _group_weights(w, groups, size_weighted)
+    return groups.spread(weights, w) * groups.direction(w)
+
+
+@kernel
+def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
+    """`l1_ratio ||w||_1 + (1 - l1_ratio) sum_g weight_g ||w_g||_2`"""
+    norms = _group_weights(w, groups, size_weighted) * groups.norm(w)
+    return l1_ratio * total(tf.abs(w)) + (1.0 - l1_ratio) * total(norms)
+
+
+@sparse_group_lasso.gradient
+def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
+    """`l1_ratio sign(w) + (1 - l1_ratio) weight_g w_g / ||w_g||_2`"""
+    weights = groups.spread(_group_weights(w, groups, size_weighted), w)
+    return l1_ratio * signum(w) + (1.0 - l1_ratio) * weights * groups.direction(w)
+
+
+def _soft_threshold(w, threshold):
+    """`sign(w) max(|w| - threshold, 0)`; where `w` is NaN, NaN."""
+    return tf.where(tf.abs(w) <= threshold, 0.0, w - threshold * tf.sign(w))
+
+
+def _group_soft_threshold(w, threshold, groups):
+    """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
+    norm = groups.norm(w)
+    is_zero = norm <= threshold
+    shrinkage = tf.where(is_zero, 0.0, 1.0 - threshold / tf.where(is_zero, 1.0, norm))
+    return groups.spread(shrinkage, w) * w
+
+
+@compiled
+def group_lasso_prox(w, strength, groups, size_weighted):
+    threshold = strength * _group_weights(w, groups, size_weighted)
+    return _group_soft_threshold(w, threshold, groups)
+
+
+@compiled
+def sparse_group_lasso_prox(w, strength, l1_ratio, groups, size_weighted):
+    threshold = strength * (1.0 - l1_ratio) * _group_weights(w, groups, size_weighted)
+    return _group_soft_threshold(_soft_threshold(w, strength * l1_ratio), threshold, groups)
+
+
+@register
+class GroupLasso(Penalty):
+    """Sum of the Euclidean norms of groups of weights.
+
+    `factor * sum_g sqrt(size_g) * ||w_g||_2`
+
+    It drives whole groups to zero: with `prox` exactly, by gradient steps nearly. The gradient
+    at a zero group is 0.
+
+    Args:
+        factor: the strength, a finite number >= 0.
+        axis: the axes that a group spans: an int, a tuple of ints, or one of
+
+            - `"output"`: every axis but the last, one group per unit or filter. On the kernel
+              `(inputs, units)` of a Dense layer a group holds a unit's input weights; on that
+              of a Conv2D layer, `(height, width, channels, filters)`, a filter.
+            - `"input"`: every axis but the second last, one group per input feature or channel.
+            - `"shape"`: the last axis, one group per position of the kernel, across filters.
+            - `"all"`: the whole weight.
+
+            The names go by position, whatever the layer. On a rank-1 weight `"output"` and
+            `"input"` make each element a group.
+        group_size: with integer axes only: cuts each spanned axis into runs of that many
+            consecutive entries; an int for one axis, a tuple with an entry per axis for
+            several, None to keep an axis whole. The last run is shorter where the length does
+            not divide. `axis=(0, 1), group_size=(16, 16)` is block sparsity.
+        size_weighted: whether a group's norm is multiplied by the square root of its number of
+            elements.
+
+    Raises:
+        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis.
+
+    Example:
+
+    >>> penalty = tfreg.GroupLasso(0.1, axis="output", size_weighted=False)
+    >>> kernel = tf.constant([[3.0, 0.1], [4.0, 0.0]])
+    >>> float(penalty(kernel))
+    0.51
+    >>> penalty.prox(kernel, step_size=1.0).numpy()
+    array([[2.94, 0.  ],
+           [3.92, 0.  ]], dtype=float32)
+
+    Reference:
+        Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
+    """
+
+    def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
+        super().__init__(factor)
+        self._groups = Groups(axis, group_size)
+        self.axis = self._groups.axis
+        self.group_size = self._groups.group_size
+        self.size_weighted = check_bool("size_weighted", size_weighted)
+
+    def _check(self, rank, weight_name):
+        self._groups.check(rank, weight_name)
+
+    def _parameters(self):
+        return {"groups": self._groups, "size_weighted": self.size_weighted}
+
+    def _value(self, tensor):
+        return group_lasso(tensor, factor=self.factor, **self._parameters())
+
+    def _prox(self, tensor, step_size):
+        return group_lasso_prox(tensor, strength=step_size * self.factor, **self._parameters())
+
+
+@register
+class SparseGroupLasso(GroupLasso):
+    """The L1 norm and the group lasso mixed: few groups, and few weights in each.
+
+    `factor * (l1_ratio * ||w||_1 + (1 - l1_ratio) * sum_g sqrt(size_g) * ||w_g||_2)`
+
+    Args:
+        factor: the strength, a finite number >= 0.
+        l1_ratio: the share of the L1 norm, a number in [0, 1]. 0 is `GroupLasso`, 1 is L1.
+        axis: the axes that a group spans, as for `GroupLasso`.
+        group_size: the length of the runs that an axis is cut into, as for `GroupLasso`.
+        size_weighted: whether a group's norm is multiplied by the square root of its number of
+            elements.
+
+    Raises:
+        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis.
+
+    Example:
+
+    >>> penalty = tfreg.SparseGroupLasso(0.1, l1_ratio=0.5, size_weighted=False)
+    >>> float(penalty(tf.constant([[3.0, 0.0], [4.0, 0.0]])))
+    0.6
+
+    Reference:
+        Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
+    """
+
+    def __init__(
+        self, factor=0.01, l1_ratio=0.5, axis="output", group_size=None, size_weighted=True
+    ):
+        super().__init__(factor, axis, group_size, size_weighted)
+        self.l1_ratio = check_number(
+            "l1_ratio", l1_ratio, "a number in [0, 1]", lambda number: 0 <= number <= 1
+        )
+
+    def _parameters(self):
+        return {"l1_ratio": self.l1_ratio, **super()._parameters()}
+
+    def _value(self, tensor):
+        return sparse_group_lasso(tensor, factor=self.factor, **self._parameters())
+
+    def _prox(self, tensor, step_size):
+        return sparse_group_lasso_prox(
+            tensor, strength=step_size * self.factor, **self._parameters()
+        )

@@ -1,0 +1,145 @@
+"""TotalVariation: keep neighbouring weights close, with few jumps."""
+
+import tensorflow as tf
+
+from tfreg.groups import Groups, along, check_axis, is_int, known_shape, resolve_axes
+from tfreg.kernels import kernel, signum, total
+from tfreg.penalties.base import Penalty, check_bool, register
+
+# In a stack of one difference per axis, those at one point.
+_POINTS = Groups(axis=0)
+
+
+def _difference(w, axis, order):
+    """`D w`: the forward differences of `order` along `axis`, shorter by `order`."""
+    for _ in range(order):
+        w = along(axis, w, lambda x: x[:, 1:] - x[:, :-1])
+    return w
+
+
+def _transposed_difference(y, axis, order, length):
+    """`D^T y = (-1)^order D y` with `order` zeros at either end of `y`; of that `length`."""
+    padded = _pad(y, axis, order, order)
+    transposed = (-1.0) ** order * _difference(padded, axis, order)
+    # Only on an axis that is shorter than `order`, where `y` has no entries, is there a rest.
+    return along(axis, transposed, lambda x: x[:, :length])
+
+
+def _pad(x, axis, before, after):
+    return along(axis, x, lambda x: tf.pad(x, [[0, 0], [before, after], [0, 0]]))
+
+
+def _gradient_field(w, axes):
+    """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
+    return tf.stack([_pad(_difference(w, axis, 1), axis, 0, 1) for axis in axes])
+
+
+@kernel
+def total_variation(w, axes, order):
+    """`sum_axis ||D w||_1`"""
+    return tf.add_n([total(tf.abs(_difference(w, axis, order))) for axis in axes])
+
+
+@total_variation.gradient
+def total_variation(w, axes, order):
+    """`sum_axis D^T sign(D w)`"""
+    lengths = known_shape(w)
+    return tf.add_n(
+        [
+            _transposed_difference(signum(_difference(w, axis, order)), axis, order, lengths[axis])
+            for axis in axes
+        ]
+    )
+
+
+@kernel
+def isotropic_total_variation(w, axes):
+    """`sum_point ||(D w)_point||_2`"""
+    return total(_POINTS.norm(_gradient_field(w, axes)))
+
+
+@isotropic_total_variation.gradient
+def isotropic_total_variation(w, axes):
+    """`sum_axis D^T (D w / ||D w||_2)`"""
+    directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes)), num=len(axes))
+    lengths = known_shape(w)
+    return tf.add_n(
+        [
+            _transposed_difference(
+                along(axis, direction, lambda x: x[:, :-1]), axis, 1, lengths[axis]
+            )
+            for axis, direction in zip(axes, directions)
+        ]
+    )
+
+
+@register
+class TotalVariation(Penalty):
+    """Sum of absolute differences of neighbouring weights.
+
+    `factor * sum_axis sum_i |(D^order w)_i|`, or, isotropic,
+    `factor * sum_i sqrt(sum_axis (D w)_i^2)`
+
+    It favours weights that are constant in pieces along an axis (of order 2: linear in pieces).
+
+    Args:
+        factor: the strength, a finite number >= 0.
+        axis: the axes along which differences are taken: an int or a tuple of ints, negative
+            ones counted from the last. None takes the flattened weight in row-major order,
+            differences between the end of a row and the start of the next included. On the
+            kernel `(inputs, units)` of a Dense layer `axis=0` compares neighbouring inputs of
+            each unit; on that of a Conv2D layer, `(height, width, channels, filters)`,
+            `axis=(0, 1)` compares neighbouring positions of each filter.
+        order: the order of the differences, an int >= 1. An axis no longer than `order`
+            contributes nothing.
+        isotropic: whether to take, at each point, the Euclidean norm of the differences along
+            `axis` in place of the sum of their absolute values; of order 1 only. A difference
+            past the end of an axis is 0.
+
+    Raises:
+        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis.
+
+    Example:
+
+    >>> penalty = tfreg.TotalVariation(1.0, axis=0)
+    >>> float(penalty(tf.constant([[0.0, 1.0], [0.0, 3.0], [2.0, 3.0]])))
+    4.0
+
+    References:
+        Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
+        Kim, Koh, Boyd and Gorinevsky, l1 trend filtering, 2009 (order 2).
+    """
+
+    def __init__(self, factor=0.01, axis=None, order=1, isotropic=False):
+        super().__init__(factor)
+        expected = "None, an int or a non-empty tuple of distinct ints"
+        self.axis = None if axis is None else check_axis(axis, expected=expected)
+        if not (is_int(order) and order >= 1):
+            raise ValueError(f"Argument `order` must be an int >= 1. Received: order={order!r}")
+        self.order = int(order)
+        self.isotropic = check_bool("isotropic", isotropic)
+        if self.isotropic and self.order > 1:
+            raise ValueError(
+                "Argument `isotropic` must be False for an `order` above 1. "
+                f"Received: isotropic=True, order={order!r}"
+            )
+
+    def _check(self, rank, weight_name):
+        if self.axis is not None:
+            resolve_axes(self.axis, rank, weight_name)
+
+    def _value(self, tensor):
+        if self.axis is None:
+            tensor, axes = tf.reshape(tensor, [-1]), (0,)
+        else:
+            axes = resolve_axes(self.axis, tensor.shape.rank)
+        if self.isotropic:
+            return isotropic_total_variation(tensor, factor=self.factor, axes=axes)
+        return total_variation(tensor, factor=self.factor, axes=axes, order=self.order)
+
+    def _prox(self, tensor, step_size):
+        raise NotImplementedError(
+            "The proximal operator of the total variation has no closed form: it is the solution "
+            "of an optimization problem of its own. Use TotalVariation as a regularizer, or a "
+            "penalty that has a proximal operator: BoxPenalty, GroupLasso or SparseGroupLasso."
+        )

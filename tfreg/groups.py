@@ -25,6 +25,10 @@ def is_int(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def _entries(value):
+    return (value,) if is_int(value) else value
+
+
 def check_axis(axis, *, expected="an int or a non-empty tuple of distinct ints"):
     """`axis` as an int or a tuple of ints, as far as it can be judged without a weight."""
     if is_int(axis):
@@ -37,7 +41,7 @@ def check_axis(axis, *, expected="an int or a non-empty tuple of distinct ints")
 
 def resolve_axes(axis, rank, weight_name="weight"):
     """The non-negative axes that `axis`, an int or a tuple, names on a weight of `rank`."""
-    entries = (axis,) if is_int(axis) else axis
+    entries = _entries(axis)
     if not all(-rank <= entry < rank for entry in entries):
         raise ValueError(
             f"Argument `axis` must name axes of the weight, in [{-rank}, {rank}). "
@@ -104,9 +108,8 @@ class Groups:
                 "Argument `group_size` goes with an int or a tuple of ints as `axis` only. "
                 f"{received}"
             )
-        axes = (self.axis,) if is_int(self.axis) else self.axis
-        sizes = (group_size,) if is_int(group_size) else group_size
-        if not isinstance(sizes, (list, tuple)) or len(sizes) != len(axes):
+        sizes = _entries(group_size)
+        if not isinstance(sizes, (list, tuple)) or len(sizes) != len(_entries(self.axis)):
             raise ValueError(
                 "Argument `group_size` must be None, an int for one axis, or a tuple with an "
                 f"entry for each entry of `axis`. {received}"
@@ -131,10 +134,9 @@ class Groups:
         axes = resolve_axes(self.axis, shape.rank)
         if self.group_size is None:
             return dict.fromkeys(axes)
-        sizes = (self.group_size,) if is_int(self.group_size) else self.group_size
         return {
-            axis: None if size is None or size >= (shape[axis] or math.inf) else size
-            for axis, size in zip(axes, sizes)
+            axis: None if size is None or size >= _length_or_inf(shape[axis]) else size
+            for axis, size in zip(axes, _entries(self.group_size))
         }
 
     def _reduce(self, reduce, w):
@@ -179,7 +181,8 @@ class Groups:
         No result depends on it, so neither does a derivative.
         """
         largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
-        scale = tf.where((largest > 0.0) & tf.math.is_finite(largest), largest, 1.0)
+        one = tf.ones([], w.dtype)
+        scale = tf.where((largest > 0.0) & tf.math.is_finite(largest), largest, one)
         scaled = w / self.spread(scale, w)
         return scaled, scale, self.sum(tf.square(scaled))
 
@@ -187,17 +190,23 @@ class Groups:
         """The grid of the groups' Euclidean norms."""
         _, scale, squares = self._scaled(w)
         is_zero = tf.equal(squares, 0.0)
-        # The derivative of the root at zero must be no part of the graph, even unselected.
-        return tf.where(is_zero, 0.0, scale * tf.sqrt(tf.where(is_zero, 1.0, squares)))
+        zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
+        # Where the root is not selected its derivative, infinite at 0, must not be taken either.
+        return tf.where(is_zero, zero, scale * tf.sqrt(tf.where(is_zero, one, squares)))
 
     def direction(self, w):
         """`w` over its group's norm: 0 in a zero group, NaN in one that is not finite."""
         scaled, _, squares = self._scaled(w)
         is_zero = tf.equal(squares, 0.0)
-        reciprocal = tf.where(is_zero, 0.0, tf.math.rsqrt(tf.where(is_zero, 1.0, squares)))
+        zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
+        reciprocal = tf.where(is_zero, zero, tf.math.rsqrt(tf.where(is_zero, one, squares)))
         nan = tf.constant(float("nan"), w.dtype)
         reciprocal = tf.where(tf.math.is_finite(squares), reciprocal, nan)
         return scaled * self.spread(reciprocal, w)
+
+
+def _length_or_inf(length):
+    return math.inf if length is None else length
 
 
 def _reduce_runs(reduce, size, x):

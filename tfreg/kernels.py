@@ -7,7 +7,7 @@ A penalty's file states its value and its gradient as equations:
         return total(tf.square(w))
 
     @ridge.gradient
-    def ridge(w):
+    def _(w):
         return 2.0 * w
 
 and `ridge(weight, factor=factor)` is `factor * value`, a `tf.function` with that gradient.
@@ -114,6 +114,7 @@ class Compiled:
 
     def __init__(self, function, restore_dtype):
         functools.update_wrapper(self, function)
+        self._name = function.__name__
         self._function = function
         self._restore_dtype = restore_dtype
         self._traces = {}
@@ -140,7 +141,7 @@ class Compiled:
             result = self._function(accumulated, **scalars, **static)
             return tf.cast(result, weight.dtype) if self._restore_dtype else result
 
-        function.__name__ = self.__name__
+        function.__name__ = self._name
         compiled = tf.function(function, autograph=False, jit_compile=_jit_compile(weight))
         # A replica's graph and device must not stick to a trace that all replicas share.
         with tf.init_scope(), tf.device(None):
@@ -150,30 +151,36 @@ class Compiled:
             )
 
 
-class Kernel(Compiled):
+class Kernel:
     """`factor * value(weight, **parameters)`, with `gradient` for the gradient in the weight."""
 
     def __init__(self, value):
-        super().__init__(self._penalty, restore_dtype=False)
         functools.update_wrapper(self, value)
-        self._value = value
-        self._gradient = None
+        self._name = value.__name__
+        self._value = Compiled(value, restore_dtype=False)
 
     def gradient(self, gradient):
-        """Declares the closed form of the gradient; a decorator, as `property.setter` is."""
-        self._gradient = gradient
-        return self
+        """Declares the closed form of the gradient in the weight; a decorator."""
 
-    def _penalty(self, w, factor, **parameters):
+        @functools.wraps(gradient)
+        def scaled(w, upstream, **parameters):
+            return upstream * gradient(w, **parameters)
+
+        scaled.__name__ = f"{self._name}_gradient"
+        self._gradient = Compiled(scaled, restore_dtype=True)
+        return gradient
+
+    def __call__(self, weight, factor, **parameters):
         @tf.custom_gradient
-        def value(w):
+        def value(weight):
             def gradient(upstream):
-                # Computed anew from `w`, so that it can be differentiated in its turn.
-                return upstream * self._gradient(w, **parameters)
+                # Computed anew from the weight: the two share no temporary that would have to be
+                # written, and autodiff finds the second derivative in it.
+                return self._gradient(weight, upstream=upstream, **parameters)
 
-            return self._value(w, **parameters), gradient
+            return self._value(weight, **parameters), gradient
 
-        return factor * value(w)
+        return factor * value(weight)
 
 
 def kernel(value):

@@ -19,7 +19,7 @@ def box_penalty(w, lower, upper):
 
 
 @box_penalty.gradient
-def box_penalty(w, lower, upper):
+def _(w, lower, upper):
     return 2.0 * _violation(w, lower, upper)
 
 
@@ -65,7 +65,7 @@ class BoxPenalty(Penalty):
                 "Arguments `lower` and `upper` must not both be None: one of them must be a "
                 "finite number. Received: lower=None, upper=None"
             )
-        if None not in (self.lower, self.upper) and self.lower > self.upper:
+        if self.lower is not None and self.upper is not None and self.lower > self.upper:
             raise ValueError(
                 "Argument `lower` must not be greater than `upper`. "
                 f"Received: lower={lower!r}, upper={upper!r}"

@@ -38,7 +38,7 @@ class Sum(Penalty):
                     "Argument `penalties` must consist of penalties or Keras regularizers. "
                     f"Received: {penalty!r} in penalties={penalties!r}"
                 )
-        self.penalties = [
+        self.penalties: list = [
             member
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])

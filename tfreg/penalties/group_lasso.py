@@ -9,7 +9,7 @@ from tfreg.penalties.base import Penalty, check_bool, check_number, register
 
 def _group_weights(w, groups, size_weighted):
     """The weight of each group's norm; Yuan and Lin's is the root of its number of elements."""
-    return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([], w.dtype)
+    return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([1] * w.shape.rank, w.dtype)
 
 
 @kernel
@@ -19,7 +19,7 @@ def group_lasso(w, groups, size_weighted):
 
 
 @group_lasso.gradient
-def group_lasso(w, groups, size_weighted):
+def _(w, groups, size_weighted):
     """`weight_g w_g / ||w_g||_2`"""
     weights = _group_weights(w, groups, size_weighted)
     return groups.spread(weights, w) * groups.direction(w)
@@ -33,7 +33,7 @@ def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
 
 
 @sparse_group_lasso.gradient
-def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
+def _(w, l1_ratio, groups, size_weighted):
     """`l1_ratio sign(w) + (1 - l1_ratio) weight_g w_g / ||w_g||_2`"""
     weights = groups.spread(_group_weights(w, groups, size_weighted), w)
     return l1_ratio * signum(w) + (1.0 - l1_ratio) * weights * groups.direction(w)
@@ -41,14 +41,15 @@ def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
 
 def _soft_threshold(w, threshold):
     """`sign(w) max(|w| - threshold, 0)`; where `w` is NaN, NaN."""
-    return tf.where(tf.abs(w) <= threshold, 0.0, w - threshold * tf.sign(w))
+    return tf.where(tf.abs(w) <= threshold, tf.zeros([], w.dtype), w - threshold * tf.sign(w))
 
 
 def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     norm = groups.norm(w)
+    zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
     is_zero = norm <= threshold
-    shrinkage = tf.where(is_zero, 0.0, 1.0 - threshold / tf.where(is_zero, 1.0, norm))
+    shrinkage = tf.where(is_zero, zero, one - threshold / tf.where(is_zero, one, norm))
     return groups.spread(shrinkage, w) * w
 
 

@@ -20,18 +20,24 @@ def _difference(w, axis, order):
 def _transposed_difference(y, axis, order, length):
     """`D^T y = (-1)^order D y` with `order` zeros at either end of `y`; of that `length`."""
     padded = _pad(y, axis, order, order)
-    transposed = (-1.0) ** order * _difference(padded, axis, order)
-    # Only on an axis that is shorter than `order`, where `y` has no entries, is there a rest.
-    return along(axis, transposed, lambda x: x[:, :length])
+    return _first((-1.0) ** order * _difference(padded, axis, order), axis, length)
 
 
 def _pad(x, axis, before, after):
     return along(axis, x, lambda x: tf.pad(x, [[0, 0], [before, after], [0, 0]]))
 
 
+def _first(x, axis, length):
+    # Only on an axis too short for a difference does the padding leave more than that.
+    return along(axis, x, lambda x: x[:, :length])
+
+
 def _gradient_field(w, axes):
     """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
-    return tf.stack([_pad(_difference(w, axis, 1), axis, 0, 1) for axis in axes])
+    lengths = known_shape(w)
+    return tf.stack(
+        [_first(_pad(_difference(w, axis, 1), axis, 0, 1), axis, lengths[axis]) for axis in axes]
+    )
 
 
 @kernel
@@ -41,7 +47,7 @@ def total_variation(w, axes, order):
 
 
 @total_variation.gradient
-def total_variation(w, axes, order):
+def _(w, axes, order):
     """`sum_axis D^T sign(D w)`"""
     lengths = known_shape(w)
     return tf.add_n(
@@ -59,7 +65,7 @@ def isotropic_total_variation(w, axes):
 
 
 @isotropic_total_variation.gradient
-def isotropic_total_variation(w, axes):
+def _(w, axes):
     """`sum_axis D^T (D w / ||D w||_2)`"""
     directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes)), num=len(axes))
     lengths = known_shape(w)

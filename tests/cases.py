@@ -1,0 +1,98 @@
+"""The table of cases that drives every penalty through the common tests."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import oracles
+
+import tfreg
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    penalty: tfreg.penalties.Penalty
+    oracle: Callable  # of a NumPy weight, strength included
+    min_rank: int = 1
+    has_prox: bool = True
+
+    def __str__(self):
+        return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
+
+
+def _total_variation(factor, min_rank=1, **arguments):
+    return Case(
+        tfreg.TotalVariation(factor, **arguments),
+        lambda w: factor * oracles.total_variation(w, **arguments),
+        min_rank,
+        has_prox=False,
+    )
+
+
+def _box(factor, **arguments):
+    return Case(
+        tfreg.BoxPenalty(factor, **arguments), lambda w: factor * oracles.box(w, **arguments)
+    )
+
+
+def _group_lasso(factor, min_rank=1, **arguments):
+    return Case(
+        tfreg.GroupLasso(factor, **arguments),
+        lambda w: factor * oracles.group_lasso(w, **arguments),
+        min_rank,
+    )
+
+
+def _sparse_group_lasso(factor, min_rank=1, **arguments):
+    return Case(
+        tfreg.SparseGroupLasso(factor, **arguments),
+        lambda w: factor * oracles.sparse_group_lasso(w, **arguments),
+        min_rank,
+    )
+
+
+CASES = [
+    _total_variation(0.3),
+    _total_variation(0.3, axis=0),
+    _total_variation(0.3, axis=-1),
+    _total_variation(0.3, axis=(0, 1), min_rank=2),
+    _total_variation(0.3, axis=(0, -1), isotropic=True, min_rank=2),
+    _total_variation(0.3, isotropic=True),
+    _total_variation(0.3, axis=0, order=2),
+    _total_variation(0.3, order=3),
+    _box(0.7, lower=-0.5, upper=0.5),
+    _box(0.7, lower=None, upper=0.25),
+    _box(0.7, lower=0.1, upper=None),
+    _group_lasso(0.2, axis="output"),
+    _group_lasso(0.2, axis="input"),
+    _group_lasso(0.2, axis="shape", size_weighted=False),
+    _group_lasso(0.2, axis="all"),
+    _group_lasso(0.2, axis=0, group_size=3, size_weighted=False),
+    _group_lasso(0.2, axis=-1, group_size=2),
+    _group_lasso(0.2, axis=(0, 1), group_size=(2, 3), min_rank=2),
+    _group_lasso(0.2, axis=(-1, 0), group_size=(None, 2), min_rank=2),
+    _group_lasso(0.2, axis=(0, 2), min_rank=3),
+    _group_lasso(0.2, axis=(0, 1, 2, 3, 4), group_size=(2, 2, 2, 2, 2), min_rank=5),
+    _sparse_group_lasso(0.2, l1_ratio=0.3, axis="output"),
+    _sparse_group_lasso(0.2, l1_ratio=0.0, axis=0, group_size=4),
+    _sparse_group_lasso(0.2, l1_ratio=1.0, axis="input"),
+    Case(
+        tfreg.TotalVariation(0.3, axis=0) + tfreg.GroupLasso(0.2) + tfreg.BoxPenalty(0.1),
+        lambda w: 0.3 * oracles.total_variation(w, axis=0)
+        + 0.2 * oracles.group_lasso(w, "output")
+        + 0.1 * oracles.box(w, -1.0, 1.0),
+        has_prox=False,
+    ),
+]
+PROXIMAL = [case for case in CASES if case.has_prox]
+
+SHAPES = [(7,), (5, 4), (3, 4, 5), (2, 3, 4, 3), (2, 3, 2, 3, 2)]
+
+
+def applicable(cases, shapes):
+    return [(case, shape) for case in cases for shape in shapes if len(shape) >= case.min_rank]
+
+
+def weight(shape, dtype="float64", seed=0):
+    """A random weight no entry of which is near a kink of any case."""
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)

@@ -1,0 +1,52 @@
+import os
+
+# Read when TensorFlow is imported, by the tests and by the processes that they start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("TFREG_TEST_GPU", ""))
+
+import json
+import subprocess
+import sys
+
+import hypothesis
+import keras
+import pytest
+import tf_keras
+
+import tfreg
+
+hypothesis.settings.register_profile(
+    "deterministic", derandomize=True, database=None, deadline=None, print_blob=False
+)
+hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture(params=["keras", "tf_keras"])
+def api(request):
+    """Keras 3, then tf_keras."""
+    return {"keras": keras, "tf_keras": tf_keras}[request.param]
+
+
+@pytest.fixture
+def jit():
+    """Sets the compile policy, for one test."""
+    yield tfreg.kernels.set_jit
+    tfreg.kernels.set_jit("auto")
+
+
+@pytest.fixture
+def run_fresh():
+    """Runs Python code in a fresh process and returns the JSON that it prints last."""
+
+    def run(code, *arguments, env=None, timeout=240):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

@@ -1,0 +1,102 @@
+"""The penalties as naive NumPy loops: slow, obvious, and none of tfreg's code."""
+
+import itertools
+
+import numpy as np
+
+
+def total_variation(w, axis=None, order=1, isotropic=False):
+    w = np.asarray(w, np.float64)
+    if axis is None:
+        w, axis = w.ravel(), 0
+    axes = [a % w.ndim for a in np.atleast_1d(axis)]
+    if isotropic:
+        return sum(
+            np.sqrt(sum(_step(w, index, a) ** 2 for a in axes)) for index in np.ndindex(w.shape)
+        )
+    return sum(np.abs(np.diff(w, n=order, axis=a)).sum() for a in axes if w.shape[a] > order)
+
+
+def _step(w, index, axis):
+    """The difference to the next entry along `axis`; 0 past its end."""
+    following = list(index)
+    following[axis] += 1
+    return w[tuple(following)] - w[index] if following[axis] < w.shape[axis] else 0.0
+
+
+def box(w, lower=None, upper=None):
+    penalty = 0.0
+    for value in np.asarray(w, np.float64).ravel():
+        if upper is not None and value > upper:
+            penalty += (value - upper) ** 2
+        elif lower is not None and value < lower:
+            penalty += (value - lower) ** 2
+        elif np.isnan(value):
+            penalty += value
+    return penalty
+
+
+def groups(shape, axis, group_size=None):
+    """The groups of a weight of `shape`: a dict from an identity to the indices of its entries."""
+    rank = len(shape)
+    if isinstance(axis, str):
+        kept = {"output": [rank - 1], "input": [rank - 2], "shape": range(rank - 1), "all": []}
+        if rank == 1 and axis == "input":
+            kept["input"] = [0]
+        runs = {a: None for a in range(rank) if a not in kept[axis]}
+    else:
+        axes = [a % rank for a in np.atleast_1d(axis)]
+        sizes = [group_size] * len(axes) if not isinstance(group_size, tuple) else group_size
+        runs = dict(zip(axes, sizes))
+    members = {}
+    for index in np.ndindex(*shape):
+        identity = tuple(
+            i if a not in runs else (0 if runs[a] is None else i // runs[a])
+            for a, i in enumerate(index)
+        )
+        members.setdefault(identity, []).append(index)
+    return members
+
+
+def group_lasso(w, axis, group_size=None, size_weighted=True):
+    w = np.asarray(w, np.float64)
+    penalty = 0.0
+    for indices in groups(w.shape, axis, group_size).values():
+        values = np.array([w[index] for index in indices])
+        largest = np.abs(values).max()
+        scale = largest if 0 < largest < np.inf else 1.0
+        norm = scale * np.sqrt(sum((value / scale) ** 2 for value in values))
+        penalty += norm * (np.sqrt(len(values)) if size_weighted else 1.0)
+    return penalty
+
+
+def sparse_group_lasso(w, l1_ratio, axis, group_size=None, size_weighted=True):
+    l1 = np.abs(np.asarray(w, np.float64)).sum()
+    return l1_ratio * l1 + (1 - l1_ratio) * group_lasso(w, axis, group_size, size_weighted)
+
+
+def article_total_variation(w):
+    flat = np.asarray(w, np.float64).ravel()
+    return np.abs(flat[1:] - flat[:-1]).sum()
+
+
+def article_range(w, lower, upper):
+    w = np.asarray(w, np.float64)
+    return np.square(w - np.clip(w, lower, upper)).sum()
+
+
+def article_group_sparsity(w, k):
+    w = np.asarray(w, np.float64)
+    grouped = w.reshape(w.shape[0] // k, k, -1)
+    return np.sqrt(np.square(grouped).sum(axis=1)).sum()
+
+
+def finite_differences(function, w, step=1e-6):
+    """The central differences of a scalar `function` of a float64 array."""
+    gradient = np.zeros_like(w)
+    for index in itertools.product(*map(range, w.shape)):
+        ahead, behind = w.copy(), w.copy()
+        ahead[index] += step
+        behind[index] -= step
+        gradient[index] = (function(ahead) - function(behind)) / (2 * step)
+    return gradient

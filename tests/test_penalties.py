@@ -1,0 +1,273 @@
+"""What holds for every penalty, over the table of cases."""
+
+import copy
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import CASES, PROXIMAL, SHAPES, applicable, weight
+from oracles import finite_differences
+
+import tfreg
+
+TOLERANCE = {"float16": 1e-6, "bfloat16": 1e-6, "float32": 2e-6, "float64": 1e-12}
+HALF_EPSILON = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 1e-6, "float64": 1e-12}
+
+
+def value_and_gradient(penalty, w):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        value = penalty(w)
+    return value, tape.gradient(value, w)
+
+
+MODES = {
+    "eager": lambda function: function,
+    "graph": tf.function,
+    "xla": lambda function: tf.function(function, jit_compile=True),
+}
+
+
+def test_every_public_class_is_in_the_table():
+    public = {getattr(tfreg, name) for name in tfreg.__all__ if name[0].isupper()}
+    assert public == {type(case.penalty) for case in CASES}
+
+
+@pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
+def test_value_is_the_oracles(case, shape):
+    w = weight(shape)
+    value = case.penalty(tf.constant(w))
+    assert value.dtype == tf.float64 and value.shape == []
+    np.testing.assert_allclose(value, case.oracle(w), rtol=1e-12)
+
+
+@pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
+def test_gradient_is_that_of_finite_differences(case, shape):
+    w = weight(shape)
+    _, gradient = value_and_gradient(case.penalty, tf.constant(w))
+    expected = finite_differences(lambda x: float(case.penalty(tf.constant(x))), w)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_eager_graph_and_xla_agree_in_every_dtype(case, dtype):
+    shape = (3, 4, 5, 2, 3)
+    w = tf.cast(tf.constant(weight(shape)), dtype)
+    exact, exact_gradient = value_and_gradient(case.penalty, tf.cast(w, tf.float64))
+    accumulation = "float64" if dtype == "float64" else "float32"
+    for mode in MODES.values():
+        value, gradient = mode(lambda x: value_and_gradient(case.penalty, x))(w)
+        assert value.dtype == accumulation and gradient.dtype == dtype
+        np.testing.assert_allclose(value, exact, rtol=TOLERANCE[dtype])
+        np.testing.assert_allclose(
+            tf.cast(gradient, tf.float64), exact_gradient, rtol=HALF_EPSILON[dtype], atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forced_xla_and_plain_kernels_agree(case, jit):
+    w = tf.constant(weight((3, 4, 5, 2, 3), "float32"))
+    jit(False)
+    plain = value_and_gradient(case.penalty, w)
+    jit(True)
+    forced = value_and_gradient(case.penalty, w)
+    np.testing.assert_allclose(forced[0], plain[0], rtol=2e-6)
+    np.testing.assert_allclose(forced[1], plain[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_second_derivatives(case, mode):
+    w, direction = weight((3, 4, 3, 2, 2)), weight((3, 4, 3, 2, 2), seed=1)
+
+    def hessian_times_direction(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            _, gradient = value_and_gradient(case.penalty, x)
+            slope = tf.reduce_sum(gradient * direction)
+        return outer.gradient(slope, x, unconnected_gradients="zero")
+
+    product = MODES[mode](hessian_times_direction)(tf.constant(w))
+    step = 1e-6
+    _, ahead = value_and_gradient(case.penalty, tf.constant(w + step * direction))
+    _, behind = value_and_gradient(case.penalty, tf.constant(w - step * direction))
+    np.testing.assert_allclose(product, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_at_zero_the_value_gradient_and_second_derivative_are_finite(case):
+    w = tf.zeros([3, 4, 3, 2, 2])
+    with tf.GradientTape() as outer:
+        outer.watch(w)
+        value, gradient = value_and_gradient(case.penalty, w)
+        norm = tf.reduce_sum(gradient**2)
+    second = outer.gradient(norm, w, unconnected_gradients="zero")
+    assert np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(second).all()
+    if case.oracle(np.zeros((3, 4, 3, 2, 2))) == 0:
+        assert float(value) == 0 and not np.any(gradient)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_mode_and_vectorized_map(case):
+    w, direction = weight((3, 4, 3, 2, 2)), weight((3, 4, 3, 2, 2), seed=1)
+    _, gradient = value_and_gradient(case.penalty, tf.constant(w))
+    x = tf.constant(w)
+    with tf.autodiff.ForwardAccumulator(x, tf.constant(direction)) as accumulator:
+        value = case.penalty(x)
+    np.testing.assert_allclose(
+        accumulator.jvp(value), np.sum(gradient * direction), rtol=1e-9, atol=1e-12
+    )
+    batch = tf.stack([w, 2 * w, 0 * w])
+    np.testing.assert_allclose(
+        tf.vectorized_map(case.penalty, batch), [case.penalty(x) for x in batch], rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_unknown_dimensions(case):
+    dynamic = tf.function(
+        lambda x: value_and_gradient(case.penalty, x),
+        input_signature=[tf.TensorSpec([None] * 5, tf.float64)],
+    )
+    for shape in [(2, 3, 2, 3, 2), (4, 2, 2, 2, 3), (1, 1, 1, 1, 1), (2, 0, 1, 3, 2)]:
+        w = weight(shape)
+        value, gradient = dynamic(w)
+        expected, expected_gradient = value_and_gradient(case.penalty, tf.constant(w))
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_empty_weight_gives_zero_and_an_empty_gradient(case):
+    for shape in [(0, 3, 2, 2, 2), (3, 0, 2, 2, 2), (2, 2, 2, 2, 0)]:
+        value, gradient = value_and_gradient(case.penalty, tf.zeros(shape))
+        assert float(value) == 0 and gradient.shape == shape
+        if case.has_prox:
+            assert case.penalty.prox(tf.zeros(shape), 1.0).shape == shape
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case, mode, bad):
+    w = weight((6, 5, 2, 2, 6))
+    w[3, 1, 1, 0, 2] = bad
+    value, gradient = MODES[mode](lambda x: value_and_gradient(case.penalty, x))(tf.constant(w))
+    if np.isfinite(case.oracle(w)):  # an infinite weight inside a box without that bound
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+        return
+    assert not np.isfinite(value)
+    assert not np.isfinite(gradient[3, 1, 1, 0, 2])
+    # The terms without it have the gradient that they have beside a finite weight.
+    w[3, 1, 1, 0, 2] = 0.123
+    _, reference = value_and_gradient(case.penalty, tf.constant(w))
+    elsewhere = np.isfinite(gradient)
+    np.testing.assert_allclose(gradient[elsewhere], reference[elsewhere], rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_config_round_trip_is_exact_and_json(case):
+    config = case.penalty.get_config()
+    assert json.loads(json.dumps(config)) == config
+    again = type(case.penalty).from_config(config)
+    assert again.get_config() == config
+    w = tf.constant(weight((3, 4, 3, 2, 2)))
+    assert float(again(w)) == float(case.penalty(w))
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_deepcopy_and_pickle(case, copy_of):
+    again = copy_of(case.penalty)
+    assert again is not case.penalty
+    w = tf.constant(weight((3, 4, 3, 2, 2)))
+    assert float(again(w)) == float(case.penalty(w))
+    assert again.get_config() == case.penalty.get_config()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_keras_resolves_and_serializes_it(case, api):
+    serialized = api.regularizers.serialize(case.penalty)
+    again = api.regularizers.get(json.loads(json.dumps(serialized)))
+    assert type(again) is type(case.penalty)
+    assert again.get_config() == case.penalty.get_config()
+    name = f"tfreg>{type(case.penalty).__name__}"
+    again = api.regularizers.get({"class_name": name, "config": case.penalty.get_config()})
+    assert again.get_config() == case.penalty.get_config()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_variable_of_either_keras_is_a_weight(case):
+    w = weight((3, 4, 3, 2, 2), "float32")
+    expected = case.oracle(w)
+    for variable in [keras.Variable(w), tf.Variable(w), tf.constant(w), w]:
+        np.testing.assert_allclose(case.penalty(variable), expected, rtol=2e-6)
+    assert case.penalty(keras.Variable(w.astype("float64"), dtype="float64")).dtype == tf.float32
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_prox_keeps_shape_and_dtype(case, dtype):
+    w = tf.cast(tf.constant(weight((3, 4, 3, 2, 2))), dtype)
+    shrunk = case.penalty.prox(w, 0.1)
+    assert shrunk.dtype == dtype and shrunk.shape == w.shape
+
+
+@pytest.mark.parametrize("step_size", [0.05, 0.5, 20.0])
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_is_no_worse_than_any_point_near_or_far(case, step_size):
+    rng = np.random.default_rng(0)
+    w = weight((3, 4, 3, 2, 2))
+
+    def objective(x):
+        return 0.5 * np.sum((x - w) ** 2) + step_size * float(case.penalty(tf.constant(x)))
+
+    x = case.penalty.prox(tf.constant(w), step_size).numpy()
+    candidates = [w, np.zeros_like(w), x * 0.999, x * 1.001, 0.5 * (x + w)]
+    for scale in [1e-4, 1e-2, 1.0]:
+        candidates += [x + scale * rng.normal(size=w.shape) for _ in range(20)]
+        # One entry at a time too: a random direction in many dimensions misses an edge.
+        for index in map(tuple, rng.integers(0, w.shape, size=(40, w.ndim))):
+            moved = x.copy()
+            moved[index] += scale * rng.normal()
+            candidates.append(moved)
+    best = objective(x)
+    for candidate in candidates:
+        assert best <= objective(candidate) + 1e-12
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_in_graph_and_xla_with_a_tensor_step(case):
+    w = tf.constant(weight((3, 4, 3, 2, 2), "float32"))
+    expected = case.penalty.prox(w, 0.25)
+    for mode in MODES.values():
+        np.testing.assert_allclose(
+            mode(case.penalty.prox)(w, tf.constant(0.25)), expected, rtol=1e-5, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_at_strength_zero_is_the_identity_also_at_zero(case):
+    for w in [weight((3, 4, 3, 2, 2)), np.zeros((3, 4, 3, 2, 2))]:
+        np.testing.assert_array_equal(case.penalty.prox(tf.constant(w), 0.0), w)
+        config = {**case.penalty.get_config(), "factor": 0.0}
+        unpenalized = type(case.penalty).from_config(config)
+        np.testing.assert_array_equal(unpenalized.prox(tf.constant(w), 0.5), w)
+        assert float(unpenalized(tf.constant(w))) == 0
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_does_not_hide_nan(case):
+    w = np.zeros((3, 4, 3, 2, 2))
+    w[1, 2, 1, 1, 1] = np.nan
+    assert np.isnan(case.penalty.prox(tf.constant(w), 0.5)[1, 2, 1, 1, 1])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.has_prox], ids=str)
+def test_no_closed_form_prox_is_said(case):
+    with pytest.raises(NotImplementedError, match="closed form"):
+        case.penalty.prox(tf.ones([2, 3, 2, 2, 2]), 0.1)

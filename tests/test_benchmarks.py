@@ -66,12 +66,9 @@ def _one_entry_of_the_gradient_off(value, gradient):
     "spoil, computes", [(_value_off, "value"), (_one_entry_of_the_gradient_off, "gradient")]
 )
 def test_bench_kernels_stops_at_a_wrong_answer(bench_kernels, monkeypatch, spoil, computes):
-    right = bench_kernels.tv_reference
-    monkeypatch.setattr(
-        bench_kernels, "tv_reference", lambda w, axis: spoil(*right(w, axis=axis))
-    )
-    message = f"TotalVariation axis=None tfreg {computes} graph"
-    with pytest.raises(SystemExit, match=message) as stopped:
+    right = bench_kernels.box_reference
+    monkeypatch.setattr(bench_kernels, "box_reference", lambda w: spoil(*right(w)))
+    with pytest.raises(SystemExit, match=f"BoxPenalty tfreg {computes} graph") as stopped:
         bench_kernels.main(SMALLEST)
     assert stopped.value.code not in (None, 0)
 

@@ -1,0 +1,113 @@
+import numpy as np
+import oracles
+import pyproximal
+import pytest
+import tensorflow as tf
+from cases import weight
+
+import tfreg
+
+
+def gradient(penalty, w):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        value = penalty(w)
+    return tape.gradient(value, w)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(6,), (36, 33), (6, 4, 5), (6, 3, 8, 16), (6, 3, 2, 3, 2)])
+def test_equals_the_hand_written_form_where_the_size_divides(shape, k):
+    w = weight(shape, "float32")
+    penalty = tfreg.GroupLasso(1.0, axis=0, group_size=k, size_weighted=False)
+    expected = oracles.article_group_sparsity(w, k)
+    np.testing.assert_allclose(penalty(tf.constant(w)), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 2, 3), (7, 2, 2, 3), (7, 2, 2, 1, 3)])
+def test_equals_the_loop_over_true_groups_where_it_does_not(shape):
+    w = weight(shape, "float32")
+    for size_weighted in [False, True]:
+        penalty = tfreg.GroupLasso(1.0, axis=0, group_size=3, size_weighted=size_weighted)
+        expected = oracles.group_lasso(w, 0, 3, size_weighted)
+        np.testing.assert_allclose(penalty(tf.constant(w)), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_value_and_gradient_are_scale_free(scale):
+    w = weight((8, 5), "float32")
+    penalty = tfreg.GroupLasso(1.0)
+    scaled = tf.constant(w * np.float32(scale))
+    np.testing.assert_allclose(penalty(scaled) / scale, penalty(tf.constant(w)), rtol=2e-6)
+    np.testing.assert_allclose(
+        gradient(penalty, scaled), gradient(penalty, tf.constant(w)), rtol=1e-5
+    )
+
+
+def test_gradient_is_zero_at_a_zero_group_and_right_beside_it():
+    w = tf.constant([[0.0, 3.0], [0.0, 4.0]])
+    penalty = tfreg.GroupLasso(1.0, size_weighted=False)
+    np.testing.assert_allclose(gradient(penalty, w), [[0, 0.6], [0, 0.8]], rtol=1e-6)
+
+
+def test_a_large_float16_weight_has_the_true_value_and_a_finite_gradient():
+    w = tf.constant(np.full((400, 4), 60000, "float16"))
+    penalty = tfreg.GroupLasso(1.0, size_weighted=False)
+    value = penalty(w)
+    assert value.dtype == tf.float32
+    np.testing.assert_allclose(value, 4 * 20 * 60000.0, rtol=1e-6)
+    np.testing.assert_allclose(gradient(penalty, w), np.full((400, 4), 0.05), rtol=1e-3)
+
+
+def test_groups_of_one_are_the_l1_norm():
+    w = tf.constant(weight((4, 3)))
+    np.testing.assert_allclose(
+        tfreg.GroupLasso(0.5, axis=0, group_size=1)(w), 0.5 * np.abs(w).sum(), rtol=1e-12
+    )
+
+
+def test_l1_ratio_of_zero_is_the_group_lasso_and_of_one_the_l1_norm():
+    w = tf.constant(weight((4, 3)))
+    arguments = {"axis": 0, "group_size": 3}
+    for actual, expected in [
+        (tfreg.SparseGroupLasso(0.5, 0.0, **arguments), tfreg.GroupLasso(0.5, **arguments)),
+        (tfreg.SparseGroupLasso(0.5, 1.0, **arguments), tfreg.GroupLasso(0.5, 0, 1)),
+    ]:
+        np.testing.assert_allclose(actual(w), expected(w), rtol=1e-12)
+        np.testing.assert_allclose(actual.prox(w, 0.7), expected.prox(w, 0.7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("l1_ratio", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("size_weighted", [False, True])
+@pytest.mark.parametrize(
+    "axis, group_size",
+    [("output", None), ("input", None), (0, 3), ((0, 1), (4, 2)), ("all", None)],
+)
+def test_prox_is_that_of_pyproximal(axis, group_size, size_weighted, l1_ratio):
+    w, step_size, factor = weight((7, 5)), 0.6, 0.4
+    grouping = {"axis": axis, "group_size": group_size, "size_weighted": size_weighted}
+    if l1_ratio is None:
+        penalty, l1, l2 = tfreg.GroupLasso(factor, **grouping), 0.0, factor
+    else:
+        penalty = tfreg.SparseGroupLasso(factor, l1_ratio, **grouping)
+        l1, l2 = factor * l1_ratio, factor * (1 - l1_ratio)
+    expected = w.copy()
+    for indices in oracles.groups(w.shape, axis, group_size).values():
+        where = tuple(np.transpose(indices))
+        sigma = l2 * (np.sqrt(len(indices)) if size_weighted else 1.0)
+        sparse = pyproximal.L1(l1).prox(w[where], step_size)
+        if np.linalg.norm(sparse) > 0:
+            sparse = pyproximal.Euclidean(sigma).prox(sparse, step_size)
+        expected[where] = sparse
+    prox = penalty.prox(tf.constant(w), step_size)
+    np.testing.assert_allclose(prox, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_prox_reaches_exact_zeros():
+    w = tf.constant(weight((50, 20), "float32") * np.linspace(0, 1, 20, dtype="float32"))
+    shrunk = tfreg.GroupLasso(0.1).prox(w, 4.0).numpy()
+    zero = (shrunk == 0).all(axis=0)
+    assert 0 < zero.sum() < 20
+    assert (shrunk[:, ~zero] != 0).all()
+    shrunk = tfreg.SparseGroupLasso(0.1, 0.9).prox(w, 2.0).numpy()
+    assert ((shrunk == 0).any(axis=0) & (shrunk != 0).any(axis=0)).any()

@@ -11,9 +11,15 @@ import sys
 import hypothesis
 import keras
 import pytest
+import tensorflow as tf
 import tf_keras
 
 import tfreg
+
+# Two devices to distribute over; a process can set them only before it uses the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 hypothesis.settings.register_profile(
     "deterministic", derandomize=True, database=None, deadline=None, print_blob=False

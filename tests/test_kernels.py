@@ -1,0 +1,198 @@
+"""Compilation: traces, the policy, accumulation."""
+
+import threading
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfreg
+from tfreg import kernels
+
+
+@pytest.fixture
+def ridge():
+    """A kernel of its own, and the list of the shapes for which its value was traced."""
+    traced = []
+
+    @kernels.kernel
+    def ridge(w, power=2):
+        traced.append(w.shape)
+        return kernels.total(tf.abs(w) ** power)
+
+    @ridge.gradient
+    def _(w, power=2):
+        return power * tf.sign(w) * tf.abs(w) ** (power - 1)
+
+    return ridge, traced
+
+
+def test_strengths_share_one_trace(ridge):
+    function, traced = ridge
+    for factor in [0.1, 0.2, 3.0, tf.constant(4.0)]:
+        value = function(tf.ones([3, 2]), factor=factor)
+        np.testing.assert_allclose(value, 6 * float(factor), rtol=1e-6)
+    assert len(traced) == 1
+
+
+def test_one_trace_for_each_shape_dtype_and_static_parameter(ridge):
+    function, traced = ridge
+    for _ in range(3):
+        for shape, dtype, power in [
+            ([2], "float32", 2),
+            ([3], "float32", 2),
+            ([3], "float64", 2),
+            ([3], "float64", 3),
+        ]:
+            function(tf.ones(shape, dtype), factor=1.0, power=power)
+    assert len(traced) == 4
+
+
+@pytest.mark.parametrize("case", [(tfreg.GroupLasso, {}), (tfreg.BoxPenalty, {"lower": -0.5})])
+def test_penalties_that_differ_in_a_number_share_one_trace(case, monkeypatch):
+    penalty, arguments = case
+    traces = []
+    original = kernels.Compiled._trace
+
+    def counted(self, *rest):
+        traces.append(self)
+        return original(self, *rest)
+
+    monkeypatch.setattr(kernels.Compiled, "_trace", counted)
+    w = tf.Variable(tf.ones([11, 13]))
+    for factor in np.linspace(0.1, 1.0, 20):
+        with tf.GradientTape() as tape:
+            value = penalty(float(factor), **arguments)(w)
+        tape.gradient(value, w)
+    assert len(traces) == 2  # the value's and the gradient's
+
+
+def test_a_layer_called_for_a_thousand_steps_traces_once(monkeypatch):
+    traces = []
+    original = kernels.Compiled._trace
+    monkeypatch.setattr(
+        kernels.Compiled, "_trace", lambda *args: traces.append(args) or original(*args)
+    )
+    layer = keras.layers.Dense(17, kernel_regularizer=tfreg.TotalVariation(0.1))
+    layer.build((None, 19))
+    for _ in range(1000):
+        layer.kernel.assign_add(tf.ones([19, 17]))
+        layer.losses
+    assert len(traces) == 1
+
+
+def test_no_warning_of_retracing(capfd, caplog):
+    penalty = tfreg.GroupLasso()
+    for size in range(1, 30):
+        penalty(tf.ones([size, 2]))
+    assert "retracing" not in caplog.text + capfd.readouterr().err
+
+
+def test_many_threads_agree():
+    w = tf.ones([23, 29])
+    values = []
+    threads = [
+        threading.Thread(target=lambda: values.append(float(tfreg.GroupLasso(1.0)(w))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(values) == 8 and len(set(values)) == 1
+
+
+def test_the_gradient_of_the_factor(ridge):
+    function, _ = ridge
+    factor = tf.Variable(0.5)
+    with tf.GradientTape() as tape:
+        value = function(tf.fill([3], 2.0), factor=factor)
+    assert float(tape.gradient(value, factor)) == 12.0
+
+
+def test_half_types_are_accumulated_in_float32(ridge):
+    function, _ = ridge
+    w = tf.cast(tf.fill([1000, 100], 200.0), "float16")
+    value = function(w, factor=1.0)
+    assert value.dtype == tf.float32
+    np.testing.assert_allclose(value, 1e5 * 200**2, rtol=1e-6)
+    assert function(tf.cast(w, "bfloat16"), factor=1.0).dtype == tf.float32
+    assert function(tf.cast(w, "float64"), factor=1.0).dtype == tf.float64
+
+
+def compiled_by_xla(function, *args):
+    """Whether the graph of `function` asks for a nested compilation by XLA."""
+    graph = tf.function(function).get_concrete_function(*args).graph.as_graph_def()
+    return any(
+        "_XlaMustCompile" in f.attr and f.attr["_XlaMustCompile"].b for f in graph.library.function
+    )
+
+
+SMALL = tf.TensorSpec([64, 64])
+LARGE = tf.TensorSpec([kernels.XLA_MIN_ELEMENTS // 64, 64])
+
+
+def test_policy(jit):
+    penalty = tfreg.BoxPenalty()
+    assert not compiled_by_xla(penalty, SMALL)
+    assert compiled_by_xla(penalty, LARGE)
+    assert not compiled_by_xla(penalty, tf.TensorSpec([None, 64]))
+    jit(True)
+    assert compiled_by_xla(penalty, SMALL)
+    jit(False)
+    assert not compiled_by_xla(penalty, LARGE)
+    jit("auto")
+    assert not compiled_by_xla(penalty, SMALL)
+
+
+def test_without_xla_auto_falls_back_with_one_warning(monkeypatch):
+    def no_compiler(device_name):
+        return False
+
+    monkeypatch.setattr(kernels, "_xla_compiles_on", no_compiler)
+    kernels._xla_available.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert not compiled_by_xla(tfreg.BoxPenalty(), LARGE)
+            assert not compiled_by_xla(tfreg.GroupLasso(), LARGE)
+        assert [w for w in caught if "XLA has no compiler" in str(w.message)] == caught[:1]
+        assert np.isfinite(tfreg.BoxPenalty()(tf.ones(LARGE.shape)))
+    finally:
+        kernels._xla_available.cache_clear()
+
+
+def test_the_probe_finds_xla_on_this_cpu():
+    assert kernels._xla_compiles_on("/CPU:0")
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (5,), (4097,), (3, 5000), (70, 4096), (5000, 1), (0,), (2, 0)]
+)
+def test_total_is_the_sum(shape):
+    x = np.random.default_rng(0).uniform(size=shape)
+    for function in [kernels.total, tf.function(kernels.total, jit_compile=True)]:
+        np.testing.assert_allclose(function(tf.constant(x)), x.sum(), rtol=1e-12)
+
+
+def test_total_under_xla_is_as_right_as_pairwise_summation():
+    for shape in [(4096, 1024), (2**22,), (4, 2**20), (2**21, 2)]:
+        x = np.random.default_rng(0).uniform(size=shape).astype("float32")
+        value = tf.function(kernels.total, jit_compile=True)(tf.constant(x))
+        np.testing.assert_allclose(value, x.sum(dtype="float64"), rtol=5e-7)
+
+
+def test_signum_does_not_hide_infinity():
+    signs = kernels.signum(tf.constant([-2.0, -0.0, 0.0, 3.0, np.inf, -np.inf, np.nan]))
+    np.testing.assert_array_equal(signs, [-1, 0, 0, 1, np.nan, np.nan, np.nan])
+
+
+def test_autograph_leaves_penalties_alone(caplog):
+    @tf.function
+    def step(w):
+        return tfreg.BoxPenalty()(w) + tfreg.TotalVariation()(w)
+
+    step(tf.ones([3, 3]))
+    assert "AutoGraph" not in caplog.text

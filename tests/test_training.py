@@ -1,0 +1,227 @@
+"""Every penalty on the weights of Keras's layers: eager, graph and XLA train alike."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import CASES
+
+import tfreg
+
+# Of several families at once, so that one model per layer shows them all.
+PENALTY = (
+    tfreg.TotalVariation(2e-3, axis=0)
+    + tfreg.BoxPenalty(1e-2, -0.1, 0.1)
+    + tfreg.GroupLasso(1e-3, axis="output")
+    + tfreg.SparseGroupLasso(1e-3, axis=0, group_size=2)
+)
+
+# A layer, the weights' arguments that take a penalty, and the shape of one input.
+LAYERS = {
+    "Dense": (lambda k, **r: k.layers.Dense(5, **r), ["kernel", "bias"], (7,)),
+    "EinsumDense": (
+        lambda k, **r: k.layers.EinsumDense("abc,cde->abde", (4, 2, 3), bias_axes="de", **r),
+        ["kernel", "bias"],
+        (4, 5),
+    ),
+    "Embedding": (lambda k, **r: k.layers.Embedding(11, 3, **r), ["embeddings"], (6,)),
+    "Conv1D": (lambda k, **r: k.layers.Conv1D(4, 3, **r), ["kernel", "bias"], (8, 3)),
+    "Conv2D": (lambda k, **r: k.layers.Conv2D(4, 3, **r), ["kernel", "bias"], (6, 6, 3)),
+    "Conv3D": (lambda k, **r: k.layers.Conv3D(3, 2, **r), ["kernel"], (4, 4, 4, 2)),
+    "Conv2DTranspose": (lambda k, **r: k.layers.Conv2DTranspose(4, 3, **r), ["kernel"], (4, 4, 3)),
+    "DepthwiseConv2D": (lambda k, **r: k.layers.DepthwiseConv2D(3, **r), ["depthwise"], (6, 6, 3)),
+    "SeparableConv2D": (
+        lambda k, **r: k.layers.SeparableConv2D(4, 3, **r),
+        ["depthwise", "pointwise"],
+        (6, 6, 3),
+    ),
+    "LSTM": (lambda k, **r: k.layers.LSTM(3, **r), ["kernel", "recurrent", "bias"], (4, 5)),
+    "GRU": (lambda k, **r: k.layers.GRU(3, **r), ["kernel", "recurrent", "bias"], (4, 5)),
+    # Not its biases: the loss does not depend on the key's, which rounding alone then moves.
+    "MultiHeadAttention": (lambda k, **r: self_attention(k, **r), ["kernel"], (4, 6)),
+    "BatchNormalization": (
+        lambda k, **r: k.layers.BatchNormalization(**r),
+        ["gamma", "beta"],
+        (6,),
+    ),
+}
+MODES = {
+    "eager": {"run_eagerly": True, "jit_compile": False},
+    "graph": {"run_eagerly": False, "jit_compile": False},
+    "xla": {"run_eagerly": False, "jit_compile": True},
+}
+
+
+def self_attention(api, **regularizers):
+    attention = api.layers.MultiHeadAttention(2, 3, **regularizers)
+    x = api.Input((4, 6))
+    return api.Model(x, attention(x, x))
+
+
+def data(api, layer_name, shape):
+    rng = np.random.default_rng(0)
+    if layer_name == "Embedding":
+        x = rng.integers(0, 11, (8, *shape))
+    else:
+        x = rng.normal(size=(8, *shape)).astype("float32")
+    return x, rng.normal(size=(8, 1)).astype("float32")
+
+
+def build(api, layer_name, penalty):
+    make, weights, shape = LAYERS[layer_name]
+    api.utils.set_random_seed(1)
+    regularizers = {f"{weight}_regularizer": penalty for weight in weights}
+    x = api.Input(shape)
+    y = api.layers.Dense(1)(api.layers.Flatten()(make(api, **regularizers)(x)))
+    return api.Model(x, y)
+
+
+def penalized_weights(model, layer_name):
+    """The weights of all but the last layer, which is the read-out."""
+    return [w for layer in model.layers[:-1] for w in layer.trainable_weights]
+
+
+def train(model, api, x, y, mode, steps=3):
+    model.compile(api.optimizers.SGD(0.05), api.losses.MeanSquaredError(), **MODES[mode])
+    history = model.fit(x, y, batch_size=8, epochs=steps, shuffle=False, verbose=0)
+    return history.history["loss"], [w.numpy() for w in model.trainable_weights]
+
+
+@pytest.mark.parametrize("layer_name", LAYERS)
+def test_every_layer_trains_alike_in_every_mode(api, layer_name):
+    x, y = data(api, layer_name, LAYERS[layer_name][2])
+    results = {}
+    for mode in MODES:
+        model = build(api, layer_name, PENALTY)
+        if mode == "eager":
+            expected = sum(float(PENALTY(w)) for w in penalized_weights(model, layer_name))
+            np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)
+            assert expected > 0
+        before = [w.numpy() for w in model.trainable_weights]
+        results[mode] = train(model, api, x, y, mode)
+        assert all(np.any(a != b) for a, b in zip(before, results[mode][1]))
+    for mode in ["graph", "xla"]:
+        np.testing.assert_allclose(results[mode][0], results["eager"][0], rtol=1e-5)
+        for actual, expected in zip(results[mode][1], results["eager"][1]):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)], ids=str
+)
+def test_every_penalty_trains_alike_in_every_mode(api, case):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 6, 6, 3)).astype("float32")
+    y = rng.normal(size=(8, 2)).astype("float32")
+    results = []
+    for mode in MODES:
+        api.utils.set_random_seed(1)
+        model = api.Sequential(
+            [
+                api.Input((6, 6, 3)),
+                api.layers.Conv2D(4, 3, kernel_regularizer=case.penalty, name="conv"),
+                api.layers.Flatten(),
+                api.layers.Dense(2),
+            ]
+        )
+        kernel = model.get_layer("conv").kernel.numpy()
+        np.testing.assert_allclose(float(model.losses[0]), case.oracle(kernel), rtol=2e-6)
+        results.append(train(model, api, x, y, mode))
+    for loss, weights in results[1:]:
+        np.testing.assert_allclose(loss, results[0][0], rtol=1e-5)
+        for actual, expected in zip(weights, results[0][1]):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_moves_the_weights_by_the_penaltys_gradient(api):
+    layer = api.layers.Dense(3, use_bias=False, kernel_regularizer=tfreg.GroupLasso(0.5))
+    model = api.Sequential([api.Input((4,)), layer])
+    model.compile(api.optimizers.SGD(0.1), api.losses.MeanSquaredError())
+    before = layer.kernel.numpy()
+    model.fit(np.zeros((2, 4)), np.zeros((2, 3)), verbose=0)
+    expected = before - 0.1 * 0.5 * 2 * before / np.linalg.norm(before, axis=0)
+    np.testing.assert_allclose(layer.kernel.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"],
+)
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_every_dtype_policy_trains(api, policy, mode):
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 3))
+    policies = api.dtype_policies.DTypePolicy if api is keras else api.mixed_precision.Policy
+    dtype = policies(policy)
+    model = api.Sequential(
+        [
+            api.Input((6, 6, 3), dtype=dtype.compute_dtype),
+            api.layers.Conv2D(4, 3, kernel_regularizer=PENALTY, dtype=dtype),
+            api.layers.Flatten(dtype=dtype),
+            api.layers.Dense(2, kernel_regularizer=PENALTY, bias_regularizer=PENALTY, dtype=dtype),
+        ]
+    )
+    optimizer = api.optimizers.SGD(0.05)
+    if policy == "mixed_float16":
+        optimizer_module = api.optimizers if api is keras else api.mixed_precision
+        optimizer = optimizer_module.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, api.losses.MeanSquaredError(), **MODES[mode])
+    before = [w.numpy() for w in model.trainable_weights]
+    history = model.fit(x, np.ones((8, 2)), batch_size=8, epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(history).all() and history[-1] < history[0]
+    assert all(np.any(a != b.numpy()) for a, b in zip(before, model.trainable_weights))
+    assert len(model.losses) == 3
+
+
+def test_losses_read_inside_call_under_a_mixed_policy():
+    class Layer(keras.layers.Dense):
+        def call(self, x):
+            self.seen = self.losses
+            return super().call(x)
+
+    layer = Layer(3, kernel_regularizer=PENALTY, dtype="mixed_float16")
+    layer(np.ones((2, 4)))
+    assert layer.seen[0].dtype == tf.float32 and np.isfinite(layer.seen[0])
+
+
+def test_an_activity_regularizer(api):
+    penalty = tfreg.GroupLasso(0.1, axis=-1)
+    layer = api.layers.Dense(3, activity_regularizer=penalty)
+    model = api.Sequential([api.Input((4,)), layer])
+    for mode in MODES:
+        loss, _ = train(model, api, np.ones((8, 4)), np.ones((8, 3)), mode)
+        assert np.isfinite(loss).all()
+
+
+def test_a_strategy_of_two_devices_gives_the_loss_of_one(api):
+    x = np.random.default_rng(0).normal(size=(8, 7)).astype("float32")
+    y = np.random.default_rng(1).normal(size=(8, 1)).astype("float32")
+    one = train(build(api, "Dense", PENALTY), api, x, y, "graph")
+    devices = tf.config.list_logical_devices("CPU")
+    assert len(devices) == 2
+    strategy = tf.distribute.MirroredStrategy(
+        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        model = build(api, "Dense", PENALTY)
+        two = train(model, api, x, y, "graph")
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
+    for actual, expected in zip(two[1], one[1]):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_is_cloned_with_its_penalties(api):
+    model = build(api, "Conv2D", PENALTY)
+    clones = [
+        api.models.clone_model(model),
+        type(model).from_config(model.get_config()),
+        api.models.model_from_json(model.to_json()),
+        copy.deepcopy(model),
+    ]
+    for clone in clones:
+        clone.set_weights(model.get_weights())
+        assert len(clone.losses) == len(model.losses) == 2
+        np.testing.assert_allclose(
+            [float(loss) for loss in clone.losses], [float(loss) for loss in model.losses]
+        )

@@ -1,0 +1,280 @@
+"""The `tfreg` command."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tfreg
+from tfreg import __main__ as command
+
+
+def no_progress(epoch, loss):
+    pass
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("keras_name", ["keras", "tf_keras"])
+def test_demo(keras_name, tmp_path):
+    out = tmp_path / "new" / "directory"
+    arguments = ["demo", "--epochs", "1", "--keras", keras_name, "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tfreg", *arguments], capture_output=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\r" not in done.stdout and b"\x1b" not in done.stdout
+    lines = done.stdout.decode().splitlines()
+
+    ends = {}
+    for number, net in enumerate(command.NETS, start=1):
+        assert sum(line.startswith(f"[{number}/8] {net.name} ") for line in lines) == 1
+        [row] = [line for line in lines if line.startswith(f"{net.name} ")]
+        _, accuracy, start, end, measure, with_penalty, without = re.split("  +", row)
+        assert 20 < float(accuracy.removesuffix("%")) <= 100
+        if net.penalty is None:
+            assert [start, end, measure, with_penalty, without] == ["-"] * 5
+            continue
+        assert measure == net.measure
+        # One epoch takes no weight out of the box.
+        assert (float(start) > 0) == (float(end) > 0) == (net.measure != command.OUTSIDE)
+        if net.measure == command.VARIATION:
+            assert float(end) < float(start)
+            assert 0 < float(with_penalty) < float(without)
+        ends[net.name] = end
+
+        [reload] = [line for line in lines if line.startswith(f"{net.name}.keras ")]
+        _, loss, loss_reloaded, difference, verdict = re.split("  +", reload)
+        assert float(loss) == pytest.approx(float(loss_reloaded), rel=1e-4)
+        assert float(difference) < 1e-5
+        assert verdict == "equal"
+
+    models = {f"{net.name}.keras" for net in command.NETS}
+    assert {file.name for file in out.iterdir()} == models | {"total_variation.png"}
+    model = importlib.import_module(keras_name).models.load_model(out / "conv-GroupLasso.keras")
+    assert f"{float(sum(model.losses)):.3g}" == ends["conv-GroupLasso"]
+
+    picture = (out / "total_variation.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = np.frombuffer(picture[16:24], ">u4")
+    assert min(width, height) > 500 and len(picture) > 20_000
+    assert str(out) in lines[-1]
+
+
+def test_same_seed_same_numbers(api):
+    rng = np.random.default_rng(0)
+    data = [rng.random((100, 8, 8), "float32"), rng.random((50, 8, 8), "float32")]
+    data += [rng.integers(10, size=100), rng.integers(10, size=50)]
+    [net] = [net for net in command.NETS if net.name == "dense-GroupLasso"]
+    first, second, other = [
+        command._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1]
+        for seed in (5, 5, 6)
+    ]
+    assert first.outcome.loss == second.outcome.loss != other.outcome.loss
+    np.testing.assert_array_equal(first.weights, second.weights)
+    assert first.penalty_start == second.penalty_start != other.penalty_start
+    assert first.penalty_end == second.penalty_end != other.penalty_end
+
+
+@pytest.mark.parametrize(
+    "name, penalty, weights, expected",
+    [
+        (
+            command.VARIATION,
+            tfreg.TotalVariation(0.1, axis=0),
+            [[[0.0, 1.0], [2.0, 1.0], [2.0, 4.0]], [[1.0], [0.0]]],
+            "6.0",
+        ),
+        (
+            command.OUTSIDE,
+            tfreg.BoxPenalty(0.1, -0.5, 0.5),
+            [[[0.505, 0.6]], [[-0.7], [0.0]]],
+            "50.0%",
+        ),
+        (
+            command.NORMS,
+            tfreg.GroupLasso(0.1, axis=0, group_size=3),
+            [[[3.0], [4.0], [0.0], [2.0]], [[3.0]]],
+            "2.0e+00 to 5.00",
+        ),
+    ],
+)
+def test_measures(name, penalty, weights, expected):
+    weights = [np.array(weight, "float32") for weight in weights]
+    assert command.MEASURES[name](penalty, weights) == expected
+
+
+def test_every_penalized_net_has_its_plain_one():
+    plain = [net.build for net in command.NETS if net.penalty is None]
+    assert all(plain.count(net.build) == 1 for net in command.NETS)
+    [uneven] = [net.penalty for net in command.NETS if net.name == "dense-GroupLasso"]
+    assert 64 % uneven.group_size
+
+
+OUTCOME = command.Outcome(0.25, np.array([[0.25, 0.75], [0.5, 0.5]]))
+
+
+def test_equal_outcomes_are_reported(capsys):
+    command.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME] * 2)
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows] == [
+        [name, "0.250000", "0.250000", "0.0e+00", "equal"] for name in ("a.keras", "b.keras")
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": 0.2501},
+        {"loss": float("nan")},
+        {"predictions": np.array([[0.25, 0.75], [0.5, 0.5001]])},
+        {"predictions": np.array([[0.25, 0.75], [0.5, float("nan")]])},
+    ],
+    ids=["loss", "loss is NaN", "prediction", "prediction is NaN"],
+)
+def test_different_outcome_is_an_error(changes, capsys):
+    different = dataclasses.replace(OUTCOME, **changes)
+    with pytest.raises(SystemExit, match="as when saved: b.keras$") as exit:
+        command.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME, different])
+    assert isinstance(exit.value.code, str)  # which Python prints, to exit with 1
+    _, _, a, b = capsys.readouterr().out.splitlines()
+    assert a.endswith(" equal") and b.endswith(" DIFFERENT")
+
+
+def test_model_that_lost_its_penalty_is_an_error(tmp_path):
+    inputs, labels = np.ones((4, 8, 8), "float32"), np.arange(4)
+    models = []
+    for penalty in (tfreg.TotalVariation(0.001, axis=0), None):
+        keras.utils.set_random_seed(0)
+        model, _ = command._dense(keras, penalty)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        models.append(model)
+    penalized, plain = models
+    file = tmp_path / "lost.keras"
+    plain.save(file)
+    saved = command._outcome(penalized, inputs, labels)
+    [reloaded] = command._outcomes_in_fresh_process("keras", inputs, labels, [file])
+    np.testing.assert_allclose(reloaded.predictions, saved.predictions, rtol=1e-5)
+    with pytest.raises(SystemExit, match="lost.keras"):
+        command.report_reload([file.name], [saved], [reloaded])
+
+
+def test_fresh_process_that_fails_is_an_error(monkeypatch):
+    monkeypatch.setattr(command, "RELOAD", "raise OSError('what is wrong')")
+    with pytest.raises(SystemExit, match="could not load") as exit:
+        command._outcomes_in_fresh_process("keras", np.ones((4, 8, 8)), np.arange(4), ["a.keras"])
+    assert "OSError: what is wrong" in exit.value.code
+
+
+def test_progress_in_a_file(capsys):
+    show = command._progress_line("net", epochs=2)
+    show(1, 0.5)
+    show(2, 0.25)
+    assert capsys.readouterr().out == "net  epoch 2/2  loss 0.2500\n"
+
+
+def test_progress_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show = command._progress_line("net", epochs=2)
+    show(1, 10.5)
+    show(2, 0.25)
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"\rnet  epoch 1/2  loss 10.5000 +\rnet  epoch 2/2  loss 0.2500 +\n", out)
+
+
+def test_mosaic():
+    kernel = np.arange(64.0 * 32).reshape(64, 32)
+    mosaic = command._mosaic(kernel)
+    assert mosaic.shape == (4 * 9 - 1, 8 * 9 - 1)
+    for unit in range(32):
+        row, column = 9 * (unit // 8), 9 * (unit % 8)
+        tile = mosaic[row : row + 8, column : column + 8]
+        np.testing.assert_array_equal(tile, kernel[:, unit].reshape(8, 8))
+    assert np.isnan(mosaic).sum() == mosaic.size - kernel.size
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """The arguments that `demo` is called with, in place of the call."""
+    calls = []
+    monkeypatch.setattr(command, "demo", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def test_default_arguments(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command.main(["demo"])
+    [(epochs, out, keras_name, seed)] = demo
+    assert (epochs, str(out), keras_name, seed) == (30, "tfreg-demo", "keras", 0)
+    assert (tmp_path / "tfreg-demo").is_dir()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "-1"],
+        ["--epochs", "1.5"],
+        ["--keras", "torch"],
+        ["--seed", "-1"],
+        ["--seed", str(2**32)],
+        ["--seed", "x"],
+        ["--out", __file__],
+        ["--out", f"{__file__}/below"],
+    ],
+    ids=" ".join,
+)
+def test_bad_argument(arguments, demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        command.main(["demo", *arguments])
+    assert exit.value.code == 2
+    assert f"error: argument {arguments[0]}: " in capsys.readouterr().err
+    assert not demo and not list(tmp_path.iterdir())
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as exit:
+        command.main(["train"])
+    assert exit.value.code == 2
+    assert "invalid choice: 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["sklearn.datasets", "matplotlib.figure"])
+def test_missing_extra(module, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as exit:
+        command.main(["demo", "--out", str(tmp_path)])
+    assert module in exit.value.code and "pip install 'tfreg[demo]'" in exit.value.code
+    assert "\n" not in exit.value.code
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_extra_exits_with_1(tmp_path):
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from tfreg.__main__ import main; main(['demo', '--out', sys.argv[1]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].endswith("pip install 'tfreg[demo]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        command.main(["--version"])
+    assert not exit.value.code
+    assert capsys.readouterr().out == f"tfreg {tfreg.__version__}\n"
+
+
+def test_without_a_command_prints_help(capsys):
+    command.main([])
+    out = capsys.readouterr().out
+    assert out.startswith("usage: tfreg ") and "demo" in out

@@ -1,0 +1,324 @@
+"""The `tfreg` command: `tfreg demo` shows what the penalties do to small nets."""
+
+import argparse
+import dataclasses
+import functools
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfreg import __version__, backend
+from tfreg.groups import Groups
+from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, TotalVariation
+
+BATCH_SIZE = 64
+LEARNING_RATE = 0.02
+
+# The bounds of a BoxPenalty are soft: a weight that the data pull outward rests just outside.
+BOX_MARGIN = 0.01
+
+# Two processes need not round alike, on a GPU say, where each chooses its algorithms anew.
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-5, 1e-6
+
+# The models must load where only tfreg was imported.
+RELOAD = "import sys; from tfreg.__main__ import write_outcomes; write_outcomes(*sys.argv[1:])"
+
+
+def _classifier(keras, layers):
+    output = keras.layers.Dense(10, activation="softmax")
+    return keras.Sequential([keras.Input((8, 8)), *layers, output])
+
+
+def _dense(keras, penalty):
+    hidden = keras.layers.Dense(32, activation="tanh", kernel_regularizer=penalty)
+    return _classifier(keras, [keras.layers.Flatten(), hidden]), [hidden.kernel]
+
+
+def _conv(keras, penalty):
+    layers, options = keras.layers, {"activation": "relu", "kernel_regularizer": penalty}
+    first = layers.Conv2D(16, 3, padding="same", **options)
+    second = layers.Conv2D(32, 3, **options)
+    stack = [layers.Reshape((8, 8, 1)), first, layers.MaxPooling2D(), second, layers.Flatten()]
+    return _classifier(keras, stack), [first.kernel, second.kernel]
+
+
+def _lstm(keras, penalty):
+    lstm = keras.layers.LSTM(32, recurrent_regularizer=penalty)
+    return _classifier(keras, [lstm]), [lstm.cell.recurrent_kernel]
+
+
+def _total_variation(penalty, weights):
+    return f"{sum(np.abs(np.diff(w, axis=penalty.axis)).sum() for w in weights):.1f}"
+
+
+def _share_outside(penalty, weights):
+    w = np.concatenate([w.ravel() for w in weights])
+    outside = (w < penalty.lower - BOX_MARGIN) | (w > penalty.upper + BOX_MARGIN)
+    return f"{outside.mean():.1%}"
+
+
+def _norms(penalty, weights):
+    groups = Groups(penalty.axis, penalty.group_size)
+    norms = np.concatenate([groups.norm(tf.constant(w)).numpy().ravel() for w in weights])
+    return f"{norms.min():.1e} to {norms.max():.2f}"
+
+
+# What the penalties are for: the text of a measure of a penalty's weights.
+MEASURES = {
+    "total variation": _total_variation,
+    f"outside box by > {BOX_MARGIN}": _share_outside,
+    "norms of groups": _norms,
+}
+VARIATION, OUTSIDE, NORMS = MEASURES
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A net to train; `build(keras, penalty)` gives a model and its penalized weights."""
+
+    name: str
+    build: Callable
+    penalty: Penalty | None = None
+    measure: str | None = None
+
+
+NETS = [
+    Net("dense", _dense),
+    Net("dense-TotalVariation", _dense, TotalVariation(0.0005, axis=0), VARIATION),
+    Net("dense-BoxPenalty", _dense, BoxPenalty(0.02, lower=-0.5, upper=0.5), OUTSIDE),
+    Net("dense-GroupLasso", _dense, GroupLasso(0.0005, axis=0, group_size=3), NORMS),
+    Net("conv", _conv),
+    Net("conv-GroupLasso", _conv, GroupLasso(0.001, axis="output"), NORMS),
+    Net("lstm", _lstm),
+    Net("lstm-TotalVariation", _lstm, TotalVariation(0.0003, axis=0), VARIATION),
+]
+PICTURED = ["dense", "dense-TotalVariation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a model makes of the test set."""
+
+    loss: float
+    predictions: np.ndarray
+
+    def equals(self, other):
+        """Whether both are the same but for rounding; NaN equals nothing."""
+        return all(
+            np.allclose(ours, theirs, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+            for ours, theirs in zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        )
+
+
+def _outcome(model, inputs, labels):
+    loss = model.evaluate(inputs, labels, batch_size=len(inputs), verbose=0)
+    return Outcome(float(loss), model(inputs, training=False).numpy())
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A net, its penalty's value at the start and the end, and what it was trained to."""
+
+    net: Net
+    penalty_start: float
+    penalty_end: float
+    weights: list[np.ndarray]
+    accuracy: float
+    outcome: Outcome
+
+
+def _penalty_value(penalty, weights):
+    return sum(float(penalty(weight)) for weight in weights) if penalty else 0.0
+
+
+def _train(net, keras, data, epochs, seed, show):
+    """The model of `net`, trained, and the `Trained` that describes it."""
+    train_inputs, test_inputs, train_labels, test_labels = data
+    keras.utils.set_random_seed(seed)
+    model, penalized = net.build(keras, net.penalty)
+    penalty_start = _penalty_value(net.penalty, penalized)
+    steps = epochs * math.ceil(len(train_inputs) / BATCH_SIZE)
+    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+    progress = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: show(epoch + 1, logs["loss"])
+    )
+    model.fit(train_inputs, train_labels, BATCH_SIZE, epochs, verbose=0, callbacks=[progress])
+    outcome = _outcome(model, test_inputs, test_labels)
+    return model, Trained(
+        net,
+        penalty_start,
+        penalty_end=_penalty_value(net.penalty, penalized),
+        weights=[weight.numpy() for weight in penalized],
+        accuracy=np.mean(outcome.predictions.argmax(axis=-1) == test_labels),
+        outcome=outcome,
+    )
+
+
+def _progress_line(title, epochs):
+    """A function of the epoch and its loss that keeps one line of standard output up to date."""
+
+    def show(epoch, loss):
+        line = f"{title}  epoch {epoch}/{epochs}  loss {loss:.4f}"
+        if sys.stdout.isatty():
+            print(f"\r{line:<79}", end="\n" if epoch == epochs else "", flush=True)
+        elif epoch == epochs:
+            print(line, flush=True)
+
+    return show
+
+
+def _print_table(alignments, rows):
+    """Prints `rows` in columns, each aligned to the left, "<", or to the right, ">"."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    print()
+    for row in rows:
+        cells = [f"{cell:{a}{width}}" for cell, a, width in zip(row, alignments, widths)]
+        print("  ".join(cells).rstrip())
+
+
+def _report_training(results):
+    plain = {result.net.build: result for result in results if not result.net.penalty}
+    rows = [["net", "test accuracy", "penalty start", "end", "measure", "with penalty", "without"]]
+    for result in results:
+        net, cells = result.net, ["-"] * 5
+        if net.penalty:
+            measure = functools.partial(MEASURES[net.measure], net.penalty)
+            cells = [f"{value:.3g}" for value in (result.penalty_start, result.penalty_end)]
+            cells += [net.measure, measure(result.weights), measure(plain[net.build].weights)]
+        rows.append([net.name, f"{result.accuracy:.1%}", *cells])
+    _print_table("<>>><>>", rows)
+
+
+def write_outcomes(keras_name, data_file, outcomes_file, *model_files):
+    """Loads models and writes what they make of the test set in `data_file`."""
+    keras = getattr(backend, keras_name)
+    with np.load(data_file) as data:
+        test_set = data["inputs"], data["labels"]
+    outcomes = [_outcome(keras.models.load_model(file), *test_set) for file in model_files]
+    losses, predictions = zip(*map(dataclasses.astuple, outcomes))
+    np.savez(outcomes_file, losses=losses, predictions=predictions)
+
+
+def _outcomes_in_fresh_process(keras_name, inputs, labels, model_files):
+    with tempfile.TemporaryDirectory() as directory:
+        data_file, outcomes_file = f"{directory}/data.npz", f"{directory}/outcomes.npz"
+        np.savez(data_file, inputs=inputs, labels=labels)
+        command = [sys.executable, "-c", RELOAD, keras_name, data_file, outcomes_file]
+        process = subprocess.run([*command, *model_files], capture_output=True, text=True)
+        if process.returncode != 0:
+            sys.exit(f"{process.stderr}\ntfreg demo: a fresh process could not load the models")
+        with np.load(outcomes_file) as outcomes:
+            return [Outcome(*pair) for pair in zip(outcomes["losses"], outcomes["predictions"])]
+
+
+def report_reload(names, saved, reloaded):
+    """Prints how the models' outcomes compare, and exits with an error if any differ."""
+    rows = [["reloaded in a fresh process", "loss before", "after", "predictions differ by", ""]]
+    models = list(zip(names, saved, reloaded, strict=True))
+    different = [name for name, before, after in models if not before.equals(after)]
+    for name, before, after in models:
+        verdict = "DIFFERENT" if name in different else "equal"
+        losses = [f"{outcome.loss:.6f}" for outcome in (before, after)]
+        difference = np.abs(before.predictions - after.predictions).max()
+        rows.append([name, *losses, f"{difference:.1e}", verdict])
+    _print_table("<>>><", rows)
+    if different:
+        sys.exit(f"tfreg demo: not the same when loaded as when saved: {', '.join(different)}")
+
+
+def _mosaic(kernel):
+    """The columns of a `(64, 32)` kernel as 8x8 tiles in 4 rows of 8, with NaN between them."""
+    tiles = kernel.T.reshape(4, 8, 8, 8)
+    framed = np.pad(tiles, [(0, 0), (0, 0), (1, 0), (1, 0)], constant_values=np.nan)
+    return framed.transpose(0, 2, 1, 3).reshape(4 * 9, 8 * 9)[1:, 1:]
+
+
+def _plot(figure, results):
+    """Draws the weights of the first layers: one panel per net, one tile per unit."""
+    limit = max(np.abs(result.weights[0]).max() for result in results)
+    axes = figure.subplots(len(results), 1)
+    for ax, result in zip(axes, results):
+        image = ax.imshow(_mosaic(result.weights[0]), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        title = repr(result.net.penalty) if result.net.penalty else "no penalty"
+        ax.set(title=title, facecolor="0.75", xticks=[], yticks=[])
+    figure.suptitle("Weights of the first layer: one tile of 8x8 input pixels per unit")
+    figure.colorbar(image, ax=axes, label="weight", shrink=0.6)
+
+
+def demo(epochs, out, keras_name, seed):
+    """Trains the nets, prints what the penalties did, and checks that the models reload."""
+    try:
+        from matplotlib.figure import Figure
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        sys.exit(f"tfreg demo: {error}. Install what it needs: pip install 'tfreg[demo]'")
+
+    # TensorFlow would warn that every net is compiled anew.
+    tf.get_logger().setLevel("ERROR")
+    keras = getattr(backend, keras_name)
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8).astype("float32") / 16.0
+    data = train_test_split(images, labels, stratify=labels, random_state=seed)
+    print(f"scikit-learn's digits, {keras_name} {keras.__version__}, seed {seed}")
+    files, results = [], []
+    for number, net in enumerate(NETS, start=1):
+        show = _progress_line(f"[{number}/{len(NETS)}] {net.name:<20}", epochs)
+        model, trained = _train(net, keras, data, epochs, seed, show)
+        files.append(out / f"{net.name}.keras")
+        model.save(files[-1])
+        results.append(trained)
+    _report_training(results)
+
+    _, test_inputs, _, test_labels = data
+    reloaded = _outcomes_in_fresh_process(keras_name, test_inputs, test_labels, files)
+    saved = [result.outcome for result in results]
+    report_reload([file.name for file in files], saved, reloaded)
+
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    _plot(figure, [result for result in results if result.net.name in PICTURED])
+    figure.savefig(out / "total_variation.png", dpi=150)
+    print(f"\nThe models are {out / '*.keras'}, the picture is {out / 'total_variation.png'}")
+
+
+def main(arguments=None):
+    """Runs the command; `arguments` are by default those of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tfreg", description="Structured weight penalties for Keras 3 and tf_keras."
+    )
+    parser.add_argument("--version", action="version", version=f"tfreg {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    command = commands.add_parser(
+        "demo",
+        help="train small nets with and without penalties and show what these do",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add("--epochs", type=int, default=30, help="epochs that each net is trained for")
+    add("--out", type=pathlib.Path, default="tfreg-demo", metavar="DIR", help="where to save")
+    add("--keras", choices=["keras", "tf_keras"], default="keras", help="the Keras to use")
+    add("--seed", type=int, default=0, help="seed of the data's split and of the training")
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return
+    if options.epochs < 1:
+        command.error(f"argument --epochs: must be at least 1, not {options.epochs}")
+    if not 0 <= options.seed < 2**32:
+        command.error(f"argument --seed: must be in [0, 2**32), not {options.seed}")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        command.error(f"argument --out: {error}")
+    demo(options.epochs, options.out, options.keras, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the benchmarks share: options, environment, answer check, timing, tables and JSON."""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfreg
+
+# A sample shorter than this is at the mercy of the clock and the scheduler.
+SAMPLE_SECONDS = 5e-3
+
+
+def parse(description, arguments):
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer shapes, fewer repeats")
+    parser.add_argument("--shape", action="append", type=_shape, help="of a weight; repeatable")
+    parser.add_argument("--repeats", type=_positive, help="samples of each run")
+    parser.add_argument("--out", metavar="FILE", help="where to write the measurements as JSON")
+    return parser.parse_args(arguments)
+
+
+def _positive(text):
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _shape(text):
+    shape = tuple(_positive(length) for length in text.split("x"))
+    if len(shape) < 2:
+        raise ValueError
+    return shape
+
+
+def environment():
+    """What a ratio may depend on besides the code that is measured."""
+    return {
+        "tfreg": tfreg.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": _device(),
+    }
+
+
+def _processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _device():
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+
+
+def environment_line():
+    return ", ".join(f"{name} {value}" for name, value in environment().items())
+
+
+def check_answer(what, actual, expected, tolerance):
+    """The error relative to the largest `expected`; ends the program if it is too large or NaN."""
+    error = float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
+    if not error <= tolerance:
+        raise SystemExit(f"Wrong answer: {what} is off by {error:.1e}, more than {tolerance:.0e}.")
+    return error
+
+
+def _seconds(run, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _calls_per_sample(run):
+    # The first calls compile and allocate.
+    _seconds(run, calls=2)
+    return max(1, round(SAMPLE_SECONDS / min(_seconds(run, calls=1) for _ in range(3))))
+
+
+def interleaved_quartiles(runs, repeats):
+    """The quartiles of the seconds per call of each of `runs`, callables that return when done.
+
+    Each round takes one sample of every run, so that noise that lasts hits all alike.
+    """
+    calls = {key: _calls_per_sample(run) for key, run in runs.items()}
+    samples: dict = {key: [] for key in runs}
+    for _ in range(repeats):
+        for key, run in runs.items():
+            samples[key].append(_seconds(run, calls[key]))
+    return {key: np.percentile(taken, [25, 50, 75]).tolist() for key, taken in samples.items()}
+
+
+def ratio(quartiles, base):
+    """The ratio of the medians; a dash where there is no `base`."""
+    return "-" if base is None else f"{quartiles[1] / base[1]:.2f}"
+
+
+def ratio_and_spread(quartiles, base):
+    low, _, high = (seconds / base[1] for seconds in quartiles)
+    return f"{ratio(quartiles, base)} ({low:.2f}-{high:.2f})"
+
+
+def print_table(header, rows):
+    """Prints a Markdown table of strings."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+
+
+def write_json(path, measurements):
+    """Writes the environment and `measurements`, a list of dicts, to the file `path`."""
+    contents = {"environment": environment(), "measurements": measurements}
+    pathlib.Path(path).write_text(json.dumps(contents, indent=2) + "\n")

@@ -25,6 +25,9 @@ ORDER = [
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+PARTS = {part for parts in ORDER for part in parts}
+
+
 def part_of(path):
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
@@ -48,11 +51,13 @@ def test_imports_point_one_way(path):
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "tfreg":
-            imported = rest.split(".")[0]
-            imported = imported if (PACKAGE / imported).exists() or imported in {
-                file.stem for file in PACKAGE.glob("*.py")
-            } else "__init__"
+            part = rest.split(".")[0]
+            imported = part if part in PARTS else "__init__"
             assert imported == part_of(path) or level(imported) < level(part_of(path)), name
+
+
+def test_every_module_has_its_place():
+    assert {part_of(path) for path in FILES} <= PARTS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -37,6 +37,21 @@ def test_value_has_floatx_where_keras_3_adds_it(floatx):
         keras.config.set_floatx(before)
 
 
+def test_tf_keras_names_stay_its_own_and_its_users():
+    assert type(tf_keras.metrics.get("Sum")) is tf_keras.metrics.Sum
+    assert not {name for name in tf_keras.saving.get_custom_objects() if ">" not in name}
+
+    class GroupLasso(tf_keras.regularizers.Regularizer):
+        pass
+
+    config = {"class_name": "GroupLasso", "config": {}}
+    with tf_keras.saving.custom_object_scope({"GroupLasso": GroupLasso}):
+        assert type(tf_keras.regularizers.get(config)) is GroupLasso
+    layer = {"class_name": "Dense", "config": {"units": 2, "kernel_regularizer": config}}
+    again = tf_keras.layers.deserialize(layer, custom_objects={"GroupLasso": GroupLasso})
+    assert type(again.kernel_regularizer) is GroupLasso
+
+
 def test_weight_names():
     assert backend.weight_name(keras.Variable(1.0, name="gate")) == "'gate'"
     assert backend.weight_name(tf.Variable(1.0, name="gate")) == "'gate:0'"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import tfreg
 
@@ -85,6 +86,11 @@ BAD_ARGUMENTS = [
     (lambda: tfreg.TotalVariation(axis=(1, -1))(ONES), "`axis`.*once", r"\(1, -1\)"),
     (lambda: tfreg.GroupLasso().prox(ONES, -1.0), "`step_size`.*>= 0", "-1.0"),
     (lambda: tfreg.GroupLasso().prox(ONES, "1"), "`step_size`.*>= 0", "'1'"),
+    (lambda: tfreg.GroupLasso().prox(ONES, tf.constant(-1.0)), "`step_size`.*>= 0", "-1.0"),
+    (lambda: tfreg.GroupLasso().prox(ONES, tf.constant(1)), "`step_size`.*scalar", "int32"),
+    (lambda: tfreg.GroupLasso().prox(ONES, tf.ones([3])), "`step_size`.*scalar", r"\(3,\)"),
+    (lambda: tfreg.get("sum"), "`identifier` must be a dict or an object", "'sum'"),
+    (lambda: tfreg.get(int), "`identifier` must be a penalty's name", "=0"),
     (lambda: tfreg.kernels.set_jit("on"), "`mode` must be 'auto', True or False", "'on'"),
     (lambda: tfreg.kernels.set_jit(1), "`mode` must be 'auto', True or False", "1"),
 ]
@@ -113,6 +119,7 @@ BAD_WEIGHTS = [
     (None, "None"),
     (object(), "object"),
     (keras.Input((3,)), "KerasTensor"),
+    (tf_keras.Input((3,)), "KerasTensor"),
 ]
 
 
@@ -161,6 +168,12 @@ def test_an_unknown_key_in_a_config_is_refused(penalty):
     config = penalty([tfreg.GroupLasso()] if penalty is tfreg.Sum else 0.1).get_config()
     with pytest.raises(ValueError, match="no keys but.*Received: .*strength"):
         penalty.from_config({**config, "strength": 1.0})
+
+
+@pytest.mark.parametrize("config", [None, [], "factor"])
+def test_a_config_of_another_type_is_refused(config):
+    with pytest.raises(TypeError, match="must be a dict. Received"):
+        tfreg.GroupLasso.from_config(config)
 
 
 @pytest.mark.parametrize("identifier", ["group_lasso", "GroupLasso", "tfreg>GroupLasso"])

@@ -58,3 +58,9 @@ def test_prox_is_that_of_pyproximal(lower, upper, step_size):
     expected = (w + strength * projection.prox(w.ravel(), 1.0).reshape(w.shape)) / (1 + strength)
     prox = tfreg.BoxPenalty(0.7, lower, upper).prox(tf.constant(w), step_size)
     np.testing.assert_allclose(prox, expected, rtol=1e-12)
+
+
+def test_a_gradient_beyond_float16_is_its_largest_number():
+    w = tf.constant([60000.0, -60000.0, 0.5, np.inf, np.nan], tf.float16)
+    slope = gradient(tfreg.BoxPenalty(1.0), w)
+    np.testing.assert_array_equal(slope, [65504.0, -65504.0, 0.0, np.inf, np.nan])

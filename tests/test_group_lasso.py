@@ -34,9 +34,9 @@ def test_equals_the_loop_over_true_groups_where_it_does_not(shape):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_value_and_gradient_are_scale_free(scale):
+@pytest.mark.parametrize("penalty", [tfreg.GroupLasso(1.0), tfreg.SparseGroupLasso(1.0)])
+def test_value_and_gradient_are_scale_free(penalty, scale):
     w = weight((8, 5), "float32")
-    penalty = tfreg.GroupLasso(1.0)
     scaled = tf.constant(w * np.float32(scale))
     np.testing.assert_allclose(penalty(scaled) / scale, penalty(tf.constant(w)), rtol=2e-6)
     np.testing.assert_allclose(
@@ -48,6 +48,53 @@ def test_gradient_is_zero_at_a_zero_group_and_right_beside_it():
     w = tf.constant([[0.0, 3.0], [0.0, 4.0]])
     penalty = tfreg.GroupLasso(1.0, size_weighted=False)
     np.testing.assert_allclose(gradient(penalty, w), [[0, 0.6], [0, 0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5, 1.0])
+def test_a_zero_group_beside_another_under_the_sparse_group_lasso(l1_ratio):
+    w = tf.constant([[0.0, 3.0], [0.0, 4.0]])
+    penalty = tfreg.SparseGroupLasso(1.0, l1_ratio, size_weighted=False)
+    expected = l1_ratio * np.array([1, 1]) + (1 - l1_ratio) * np.array([0.6, 0.8])
+    slope = gradient(penalty, w).numpy()
+    np.testing.assert_allclose(slope[:, 1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(slope[:, 0], [0, 0])
+
+
+def test_a_term_of_no_weight_does_not_overflow():
+    one_large = tf.constant([[1e38]] + [[0.0]] * 99)  # whose root of 100 times the norm does
+    np.testing.assert_allclose(tfreg.SparseGroupLasso(1.0, 1.0)(one_large), 1e38, rtol=1e-6)
+    all_large = tf.fill([100, 1], 1e37)  # whose L1 norm does
+    penalty = tfreg.SparseGroupLasso(1.0, 0.0, size_weighted=False)
+    np.testing.assert_allclose(penalty(all_large), 1e38, rtol=1e-6)
+
+
+def test_axis_and_group_size_cannot_be_changed_behind_the_groups():
+    penalty = tfreg.GroupLasso(1.0, axis=0, group_size=3)
+    for name in ["axis", "group_size"]:
+        with pytest.raises(AttributeError):
+            setattr(penalty, name, 1)
+
+
+@pytest.mark.parametrize(
+    "shape, axis, groups",
+    [
+        ((64, 10), "output", 10),
+        ((64, 10), "input", 64),
+        ((3, 3, 8, 16), "output", 16),
+        ((3, 3, 8, 16), "input", 8),
+        ((3, 3, 8, 16), "shape", 3 * 3 * 8),
+        ((3, 3, 8, 1), "input", 8),
+        ((1000, 32), "input", 1000),
+        ((1000, 32), "output", 32),
+        ((5, 4 * 7), "input", 5),
+        ((5, 4 * 7), "output", 4 * 7),
+    ],
+)
+def test_the_number_of_groups_on_the_weights_of_layers(shape, axis, groups):
+    w = tf.fill(shape, 3.0)
+    value = tfreg.GroupLasso(1.0, axis=axis, size_weighted=False)(w)
+    size = np.prod(shape) / groups
+    np.testing.assert_allclose(value, groups * 3.0 * np.sqrt(size), rtol=1e-5)
 
 
 def test_a_large_float16_weight_has_the_true_value_and_a_finite_gradient():

@@ -83,11 +83,41 @@ def test_a_layer_called_for_a_thousand_steps_traces_once(monkeypatch):
     assert len(traces) == 1
 
 
-def test_no_warning_of_retracing(capfd, caplog):
-    penalty = tfreg.GroupLasso()
+def test_ever_new_shapes_do_not_fill_the_memory(ridge, monkeypatch):
+    function, traced = ridge
+    monkeypatch.setattr(kernels, "MAX_STATIC_TRACES", 5)
     for size in range(1, 30):
-        penalty(tf.ones([size, 2]))
-    assert "retracing" not in caplog.text + capfd.readouterr().err
+        w = tf.fill([size, 2], 2.0)
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            value = function(w, factor=1.0)
+        assert float(value) == 8 * size
+        np.testing.assert_array_equal(tape.gradient(value, w), 2 * w)
+    assert len(traced) == 6 and traced[-1].as_list() == [None, None]
+
+
+def test_the_device_of_the_first_caller_does_not_stick_to_a_trace(ridge):
+    function, _ = ridge
+    with tf.device("/CPU:1"):
+        function(tf.ones([3]), factor=1.0)
+    [trace] = function._value._traces.values()
+    assert {operation.device for operation in trace.graph.get_operations()} == {""}
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_thousand_steps_of_fit_trace_once(api, run_eagerly, monkeypatch):
+    traces = []
+    original = kernels.Compiled._trace
+    monkeypatch.setattr(
+        kernels.Compiled, "_trace", lambda *args: traces.append(args) or original(*args)
+    )
+    penalty = tfreg.GroupLasso(0.1, axis=0, group_size=2 if run_eagerly else 4)
+    width = 23 if api.__name__ == "keras" else 29
+    model = api.Sequential([api.Input((3,)), api.layers.Dense(width, kernel_regularizer=penalty)])
+    model.compile("sgd", "mse", run_eagerly=run_eagerly)
+    steps = 100 if run_eagerly else 1000
+    model.fit(np.ones((steps, 3)), np.ones((steps, width)), batch_size=1, verbose=0)
+    assert len(traces) == 2  # the value's and the gradient's
 
 
 def test_many_threads_agree():

@@ -150,23 +150,46 @@ def test_an_empty_weight_gives_zero_and_an_empty_gradient(case):
             assert case.penalty.prox(tf.zeros(shape), 1.0).shape == shape
 
 
+def entries_that_share_a_term(case, w, index):
+    """Where the gradient depends on the entry at `index`, its sign and its size."""
+    gradients = []
+    for value in [100.0, -200.0]:
+        w[index] = value
+        gradients.append(value_and_gradient(case.penalty, tf.constant(w))[1])
+    return tf.not_equal(*gradients).numpy()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case, mode, bad):
-    w = weight((6, 5, 2, 2, 6))
-    w[3, 1, 1, 0, 2] = bad
-    value, gradient = MODES[mode](lambda x: value_and_gradient(case.penalty, x))(tf.constant(w))
-    if np.isfinite(case.oracle(w)):  # an infinite weight inside a box without that bound
-        assert np.isfinite(value) and np.isfinite(gradient).all()
-        return
-    assert not np.isfinite(value)
-    assert not np.isfinite(gradient[3, 1, 1, 0, 2])
-    # The terms without it have the gradient that they have beside a finite weight.
-    w[3, 1, 1, 0, 2] = 0.123
+def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case, bad):
+    w, index = weight((6, 5, 2, 2, 6)), (3, 1, 1, 0, 2)
+    affected = entries_that_share_a_term(case, w, index)
+    assert affected[index] and not affected.all() or "axis='all'" in str(case)
+    w[index] = 0.123
     _, reference = value_and_gradient(case.penalty, tf.constant(w))
-    elsewhere = np.isfinite(gradient)
-    np.testing.assert_allclose(gradient[elsewhere], reference[elsewhere], rtol=1e-9)
+    w[index] = bad
+    with np.errstate(invalid="ignore"):
+        expected = case.oracle(w)
+    for mode in MODES.values():
+        value, gradient = mode(lambda x: value_and_gradient(case.penalty, x))(tf.constant(w))
+        if np.isfinite(expected):  # infinite on the side of a box that has no bound
+            assert np.isfinite(value) and np.isfinite(gradient).all()
+            continue
+        assert not np.isfinite(value)
+        np.testing.assert_array_equal(np.isfinite(gradient), ~affected)
+        np.testing.assert_allclose(gradient[~affected], reference[~affected], rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_finite_weight_raises_no_alarm_of_tensorflows(case):
+    w = weight((3, 4, 3, 2, 2))
+    w[:2] = 0.0
+    tf.debugging.enable_check_numerics()
+    try:
+        value, gradient = value_and_gradient(case.penalty, tf.constant(w))
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -211,10 +234,33 @@ def test_a_variable_of_either_keras_is_a_weight(case):
 
 @pytest.mark.parametrize("case", PROXIMAL, ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_prox_keeps_shape_and_dtype(case, dtype):
+def test_prox_in_every_dtype(case, dtype):
     w = tf.cast(tf.constant(weight((3, 4, 3, 2, 2))), dtype)
-    shrunk = case.penalty.prox(w, 0.1)
+    shrunk = case.penalty.prox(w, 0.5)
     assert shrunk.dtype == dtype and shrunk.shape == w.shape
+    exact = case.penalty.prox(tf.cast(w, tf.float64), 0.5)
+    np.testing.assert_allclose(
+        tf.cast(shrunk, tf.float64), exact, rtol=HALF_EPSILON[dtype], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_of_an_enormous_step_is_its_limit(case):
+    w = tf.constant(weight((3, 4, 3, 2, 2), "float32"))
+    limit = case.penalty.prox(w, 1e12)
+    for step_size in [1e37, 3e38, 1e300]:
+        np.testing.assert_allclose(case.penalty.prox(w, step_size), limit, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_does_not_lose_a_step_of_low_precision(case):
+    w = tf.constant(weight((3, 4, 3, 2, 2)) * 1e-6)
+    tiny = type(case.penalty).from_config({**case.penalty.get_config(), "factor": 1e-5})
+    step_size = tf.constant(1e-3, tf.float16)
+    expected = tiny.prox(w, float(step_size))
+    np.testing.assert_array_equal(tiny.prox(w, step_size), expected)
+    traced = tf.function(tiny.prox)(w, step_size)
+    np.testing.assert_allclose(traced, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("step_size", [0.05, 0.5, 20.0])

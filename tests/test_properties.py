@@ -91,10 +91,7 @@ def test_value_gradient_config_and_prox(problem):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-35)
 
     assert gradient.dtype == w.dtype and gradient.shape == w.shape
-    # Twice what exceeds a bound can be beyond float16; nothing else can.
-    steepest = 2 * penalty.factor * (np.abs(w.numpy().astype(float)).max(initial=0) + 2)
-    if not (isinstance(penalty, tfreg.BoxPenalty) and steepest > w.dtype.max):
-        assert np.isfinite(tf.cast(gradient, tf.float64)).all()
+    assert np.isfinite(tf.cast(gradient, tf.float64)).all()
     config = json.loads(json.dumps(penalty.get_config()))
     assert type(penalty).from_config(config).get_config() == penalty.get_config()
     if not isinstance(penalty, tfreg.TotalVariation):

@@ -54,7 +54,7 @@ def test_python_prints_what_readme_says(printed):
                 assert output.strip() == ""
             else:
                 # In the last digit the sums of another processor may differ.
-                np.testing.assert_allclose(numbers(output), numbers(expected), atol=0.021)
+                np.testing.assert_allclose(numbers(output), numbers(expected), atol=0.011)
 
 
 def test_the_penalties_and_their_arguments_are_those_of_the_package():

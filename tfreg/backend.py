@@ -1,5 +1,7 @@
 """The one seam to Keras 3 and tf_keras: no other module imports either."""
 
+import sys
+
 import tensorflow as tf
 
 try:
@@ -38,8 +40,9 @@ def register(cls):
     """Makes saved models that hold a `cls` load in both Kerases."""
     keras.saving.register_keras_serializable(PACKAGE)(cls)
     tf_keras.saving.register_keras_serializable(PACKAGE)(cls)
-    # tf_keras writes a class into .h5 files by its bare name.
-    tf_keras.saving.get_custom_objects()[cls.__name__] = cls
+    # tf_keras writes a class into .h5 files by its bare name, and looks that up among its own
+    # regularizers. Its table of custom objects would shadow the user's classes of that name.
+    setattr(sys.modules[tf_keras.regularizers.Regularizer.__module__], cls.__name__, cls)
     return cls
 
 
@@ -88,6 +91,11 @@ def weight_tensor(weight):
         raise TypeError(
             f"Argument `weight` must be a dense tensor or a variable. Received: {weight!r}"
         ) from error
+    if not isinstance(tensor, tf.Tensor):  # a symbolic input of tf_keras's functional models
+        raise TypeError(
+            "Argument `weight` must be a dense tensor or a variable. "
+            f"Received: {type(weight).__name__}"
+        )
     if tensor.dtype not in _FLOATS:
         raise TypeError(
             "Argument `weight` must have one of the dtypes "

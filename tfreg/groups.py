@@ -181,28 +181,30 @@ class Groups:
         No result depends on it, so neither does a derivative.
         """
         largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
-        one = tf.ones([], w.dtype)
-        scale = tf.where((largest > 0.0) & tf.math.is_finite(largest), largest, one)
+        is_scale = (largest > 0.0) & tf.math.is_finite(largest)
+        scale = tf.where(is_scale, largest, tf.ones_like(largest))
         scaled = w / self.spread(scale, w)
         return scaled, scale, self.sum(tf.square(scaled))
 
     def norm(self, w):
         """The grid of the groups' Euclidean norms."""
         _, scale, squares = self._scaled(w)
-        is_zero = tf.equal(squares, 0.0)
-        zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
-        # Where the root is not selected its derivative, infinite at 0, must not be taken either.
-        return tf.where(is_zero, zero, scale * tf.sqrt(tf.where(is_zero, one, squares)))
+        is_zero, squares = _away_from_zero(squares)
+        return tf.where(is_zero, tf.zeros_like(squares), scale * tf.sqrt(squares))
 
     def direction(self, w):
         """`w` over its group's norm: 0 in a zero group, NaN in one that is not finite."""
         scaled, _, squares = self._scaled(w)
-        is_zero = tf.equal(squares, 0.0)
-        zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
-        reciprocal = tf.where(is_zero, zero, tf.math.rsqrt(tf.where(is_zero, one, squares)))
-        nan = tf.constant(float("nan"), w.dtype)
-        reciprocal = tf.where(tf.math.is_finite(squares), reciprocal, nan)
+        is_zero, squares = _away_from_zero(squares)
+        # Not 1 / sqrt(squares), which hides an infinite weight: that is 0 where this is NaN.
+        reciprocal = tf.where(is_zero, tf.zeros_like(squares), tf.sqrt(squares) / squares)
         return scaled * self.spread(reciprocal, w)
+
+
+def _away_from_zero(squares):
+    """Where `squares` are 0, and `squares` with 1 there: the root has no derivative at 0."""
+    is_zero = tf.equal(squares, 0.0)
+    return is_zero, tf.where(is_zero, tf.ones_like(squares), squares)
 
 
 def _length_or_inf(length):

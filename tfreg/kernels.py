@@ -20,6 +20,8 @@ import tensorflow as tf
 
 # Below this many elements the launch of an XLA executable costs more than it saves.
 XLA_MIN_ELEMENTS = 2**18
+# Weights of ever new shapes, activities say, must not fill the memory with traces.
+MAX_STATIC_TRACES = 256
 _ROW = 4096
 
 _jit: bool | str = "auto"
@@ -72,7 +74,7 @@ def total(x):
 
 def signum(x):
     """The sign of `x`, but NaN where `x` is infinite, as where it is NaN."""
-    return tf.where(tf.math.is_inf(x), tf.constant(float("nan"), x.dtype), tf.sign(x))
+    return x / tf.where(tf.equal(x, 0.0), tf.ones_like(x), tf.abs(x))
 
 
 @functools.cache
@@ -99,10 +101,17 @@ def _xla_compiles_on(device_name):
     return True
 
 
-def _jit_compile(weight):
+def _jit_compile(shape):
     if _jit != "auto":
         return _jit
-    return (weight.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS and _xla_available()
+    return (shape.num_elements() or 0) >= XLA_MIN_ELEMENTS and _xla_available()
+
+
+def _saturate_cast(x, dtype):
+    """`x` in `dtype`; what is finite stays so, and what is not stays as it is."""
+    result = tf.cast(x, dtype)
+    largest = tf.cast(tf.sign(x) * float(dtype.max), dtype)
+    return tf.where(tf.math.is_inf(result) & tf.math.is_finite(x), largest, result)
 
 
 class Compiled:
@@ -129,25 +138,37 @@ class Compiled:
                 scalars[name] = tf.cast(parameter, dtype)
             else:
                 static.append((name, parameter))
-        key = (tuple(weight.shape), weight.dtype, tuple(scalars), *static, _jit_compile(weight))
-        if key not in self._traces:
-            # Of two threads that meet here, both go on with the trace that came first.
-            self._traces.setdefault(key, self._trace(weight, scalars, dict(static)))
-        return self._traces[key](weight, **scalars)
+        trace = self._trace_for(weight.shape, weight.dtype, tuple(scalars), tuple(static))
+        return trace(weight, **scalars)
 
-    def _trace(self, weight, scalars, static):
+    def _trace_for(self, shape, dtype, scalar_names, static):
+        jit_compile = _jit_compile(shape)
+        key = (tuple(shape), dtype, scalar_names, static, jit_compile)
+        if key not in self._traces:
+            if len(self._traces) >= MAX_STATIC_TRACES and shape.is_fully_defined():
+                any_shape = tf.TensorShape([None] * shape.rank)
+                return self._trace_for(any_shape, dtype, scalar_names, static)
+            trace = self._trace(shape, dtype, scalar_names, dict(static), jit_compile)
+            # Of two threads that meet here, both go on with the trace that came first.
+            self._traces.setdefault(key, trace)
+        return self._traces[key]
+
+    def _trace(self, shape, dtype, scalar_names, static, jit_compile):
+        accumulation = accumulation_dtype(dtype)
+
         def function(weight, **scalars):
-            accumulated = tf.cast(weight, accumulation_dtype(weight.dtype))
-            result = self._function(accumulated, **scalars, **static)
-            return tf.cast(result, weight.dtype) if self._restore_dtype else result
+            result = self._function(tf.cast(weight, accumulation), **scalars, **static)
+            if self._restore_dtype and dtype != accumulation:
+                return _saturate_cast(result, dtype)
+            return result
 
         function.__name__ = self._name
-        compiled = tf.function(function, autograph=False, jit_compile=_jit_compile(weight))
+        compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
         # A replica's graph and device must not stick to a trace that all replicas share.
         with tf.init_scope(), tf.device(None):
             return compiled.get_concrete_function(
-                tf.TensorSpec(weight.shape, weight.dtype, "weight"),
-                **{name: tf.TensorSpec([], scalar.dtype) for name, scalar in scalars.items()},
+                tf.TensorSpec(shape, dtype, "weight"),
+                **{name: tf.TensorSpec([], accumulation) for name in scalar_names},
             )
 
 

@@ -8,7 +8,7 @@ import re
 
 import tensorflow as tf
 
-from tfreg import backend
+from tfreg import backend, kernels
 
 _CLASSES: dict[str, type] = {}
 
@@ -34,6 +34,10 @@ def check_number(name, value, expected, accept=math.isfinite):
     raise error(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
 
 
+def check_non_negative(name, value):
+    return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
+
+
 def check_bool(name, value):
     if not isinstance(value, bool):
         raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
@@ -52,9 +56,7 @@ class Penalty(backend.Regularizer):
     """
 
     def __init__(self, factor):
-        self.factor = check_number(
-            "factor", factor, "a finite number >= 0", lambda number: number >= 0
-        )
+        self.factor = check_non_negative("factor", factor)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, weight):
@@ -86,13 +88,20 @@ class Penalty(backend.Regularizer):
 
         Raises:
             NotImplementedError: if the penalty has no proximal operator in closed form.
-            TypeError, ValueError: as `__call__`; or if `step_size` is negative.
+            TypeError, ValueError: as `__call__`; or if `step_size` is not a scalar, or known to
+                be negative.
+
+        Example:
+
+        >>> penalty = tfreg.GroupLasso(0.1, axis="all", size_weighted=False)
+        >>> penalty.prox(tf.constant([3.0, 4.0]), step_size=10.0).numpy()
+        array([2.4, 3.2], dtype=float32)
+
+        Reference:
+            Parikh and Boyd, Proximal algorithms, 2014.
         """
-        if not tf.is_tensor(step_size):
-            step_size = check_number(
-                "step_size", step_size, "a finite number >= 0", lambda number: number >= 0
-            )
-        return self._prox(self._tensor(weight), step_size)
+        tensor = self._tensor(weight)
+        return self._prox(tensor, _check_step_size(step_size, tensor.dtype))
 
     def _tensor(self, weight):
         tensor = backend.weight_tensor(weight)
@@ -103,10 +112,10 @@ class Penalty(backend.Regularizer):
         """Raises a ValueError if the penalty cannot apply to a weight of `rank`."""
 
     def _value(self, tensor):
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor)`.")
 
     def _prox(self, tensor, step_size):
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no proximal operator.")
 
     def get_config(self):
         """The arguments of the constructor as they were given, in JSON's types."""
@@ -115,8 +124,10 @@ class Penalty(backend.Regularizer):
     @classmethod
     def from_config(cls, config):
         """The penalty with the arguments `config`, what `get_config` returned."""
+        if not isinstance(config, dict):
+            raise TypeError(f"The config of {cls.__name__} must be a dict. Received: {config!r}")
         known = cls._argument_names()
-        unknown = sorted(set(config) - set(known))
+        unknown = sorted(set(config) - set(known), key=str)
         if unknown:
             raise ValueError(
                 f"The config of {cls.__name__} must have no keys but {known}. "
@@ -146,6 +157,21 @@ class Penalty(backend.Regularizer):
         return f"{type(self).__name__}({arguments})"
 
 
+def _check_step_size(step_size, dtype):
+    """`step_size` as a float or, where it is known only when the graph runs, a scalar tensor."""
+    if not tf.is_tensor(step_size):
+        return check_non_negative("step_size", step_size)
+    step_size = tf.convert_to_tensor(step_size)
+    if not step_size.dtype.is_floating or step_size.shape.rank != 0:
+        raise ValueError(
+            "Argument `step_size` must be a number >= 0 or a floating-point scalar tensor. "
+            f"Received: step_size={step_size!r}"
+        )
+    if tf.executing_eagerly():
+        return _check_step_size(float(step_size), dtype)
+    return tf.cast(step_size, kernels.accumulation_dtype(dtype))
+
+
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
@@ -155,9 +181,9 @@ def get(identifier):
 
     Args:
         identifier: the name of a penalty, `"group_lasso"` or `"GroupLasso"`, which gives it with
-            its default arguments; a dict with a `"class_name"` and a `"config"`, as Keras
-            writes it; a penalty or any other callable, which is returned as it is; a class,
-            which is called; or None.
+            its default arguments if all have one; a dict with a `"class_name"` and a `"config"`,
+            as Keras writes it; a penalty or any other callable, which is returned as it is; a
+            class, which is called; or None.
 
     Returns:
         A penalty, the callable, or None.
@@ -174,7 +200,14 @@ def get(identifier):
     BoxPenalty(factor=0.5, lower=-1.0, upper=1.0)
     """
     if isinstance(identifier, str):
-        return _class_named(identifier)()
+        cls = _class_named(identifier)
+        parameters = inspect.signature(cls).parameters.values()
+        if any(parameter.default is parameter.empty for parameter in parameters):
+            raise ValueError(
+                "Argument `identifier` must be a dict or an object for a penalty that has no "
+                f"default arguments. Received: {identifier!r}"
+            )
+        return cls()
     if isinstance(identifier, dict):
         config = identifier.get("config", {})
         if not isinstance(identifier.get("class_name"), str) or not isinstance(config, dict):
@@ -184,7 +217,7 @@ def get(identifier):
             )
         return _class_named(identifier["class_name"]).from_config(config)
     if inspect.isclass(identifier):
-        return identifier()
+        identifier = identifier()
     if identifier is None or callable(identifier):
         return identifier
     raise TypeError(

@@ -25,7 +25,8 @@ def _(w, lower, upper):
 
 @compiled
 def box_prox(w, strength, lower, upper):
-    return w - 2.0 * strength / (1.0 + 2.0 * strength) * _violation(w, lower, upper)
+    """`w - 2 strength / (1 + 2 strength) (w - clip(w))`, for a strength of 0 or infinity too."""
+    return w - _violation(w, lower, upper) / (1.0 + 1.0 / (2.0 * strength))
 
 
 @register

@@ -26,30 +26,34 @@ def _(w, groups, size_weighted):
 
 
 @kernel
-def sparse_group_lasso(w, l1_ratio, groups, size_weighted):
-    """`l1_ratio ||w||_1 + (1 - l1_ratio) sum_g weight_g ||w_g||_2`"""
+def sparse_group_lasso(w, l1, l2, groups, size_weighted):
+    """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, infinity and all."""
+    l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
     norms = _group_weights(w, groups, size_weighted) * groups.norm(w)
-    return l1_ratio * total(tf.abs(w)) + (1.0 - l1_ratio) * total(norms)
+    l2_term = [] if l2 is None else [l2 * total(norms)]
+    return tf.add_n(l1_term + l2_term)
 
 
 @sparse_group_lasso.gradient
-def _(w, l1_ratio, groups, size_weighted):
-    """`l1_ratio sign(w) + (1 - l1_ratio) weight_g w_g / ||w_g||_2`"""
+def _(w, l1, l2, groups, size_weighted):
+    """`l1 sign(w) + l2 weight_g w_g / ||w_g||_2`"""
+    l1_term = [] if l1 is None else [l1 * signum(w)]
     weights = groups.spread(_group_weights(w, groups, size_weighted), w)
-    return l1_ratio * signum(w) + (1.0 - l1_ratio) * weights * groups.direction(w)
+    l2_term = [] if l2 is None else [l2 * weights * groups.direction(w)]
+    return tf.add_n(l1_term + l2_term)
 
 
 def _soft_threshold(w, threshold):
     """`sign(w) max(|w| - threshold, 0)`; where `w` is NaN, NaN."""
-    return tf.where(tf.abs(w) <= threshold, tf.zeros([], w.dtype), w - threshold * tf.sign(w))
+    return tf.where(tf.abs(w) <= threshold, tf.zeros_like(w), w - threshold * tf.sign(w))
 
 
 def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     norm = groups.norm(w)
-    zero, one = tf.zeros([], w.dtype), tf.ones([], w.dtype)
     is_zero = norm <= threshold
-    shrinkage = tf.where(is_zero, zero, one - threshold / tf.where(is_zero, one, norm))
+    ratio = threshold / tf.where(is_zero, tf.ones_like(norm), norm)
+    shrinkage = tf.where(is_zero, tf.zeros_like(norm), 1.0 - ratio)
     return groups.spread(shrinkage, w) * w
 
 
@@ -60,9 +64,12 @@ def group_lasso_prox(w, strength, groups, size_weighted):
 
 
 @compiled
-def sparse_group_lasso_prox(w, strength, l1_ratio, groups, size_weighted):
-    threshold = strength * (1.0 - l1_ratio) * _group_weights(w, groups, size_weighted)
-    return _group_soft_threshold(_soft_threshold(w, strength * l1_ratio), threshold, groups)
+def sparse_group_lasso_prox(w, strength, l1, l2, groups, size_weighted):
+    sparse = w if l1 is None else _soft_threshold(w, strength * l1)
+    if l2 is None:
+        return sparse
+    threshold = strength * l2 * _group_weights(w, groups, size_weighted)
+    return _group_soft_threshold(sparse, threshold, groups)
 
 
 @register
@@ -114,9 +121,15 @@ class GroupLasso(Penalty):
     def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
         super().__init__(factor)
         self._groups = Groups(axis, group_size)
-        self.axis = self._groups.axis
-        self.group_size = self._groups.group_size
         self.size_weighted = check_bool("size_weighted", size_weighted)
+
+    @property
+    def axis(self):
+        return self._groups.axis
+
+    @property
+    def group_size(self):
+        return self._groups.group_size
 
     def _check(self, rank, weight_name):
         self._groups.check(rank, weight_name)
@@ -167,7 +180,8 @@ class SparseGroupLasso(GroupLasso):
         )
 
     def _parameters(self):
-        return {"l1_ratio": self.l1_ratio, **super()._parameters()}
+        l1, l2 = self.l1_ratio or None, (1.0 - self.l1_ratio) or None
+        return {"l1": l1, "l2": l2, **super()._parameters()}
 
     def _value(self, tensor):
         return sparse_group_lasso(tensor, factor=self.factor, **self._parameters())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import oracles
+import tensorflow as tf
 
 import tfreg
 
@@ -96,3 +97,14 @@ def applicable(cases, shapes):
 def weight(shape, dtype="float64", seed=0):
     """A random weight no entry of which is near a kink of any case."""
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def value_and_gradient(penalty, w):
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        value = penalty(w)
+    return value, tape.gradient(value, w)
+
+
+def gradient(penalty, w):
+    return value_and_gradient(penalty, w)[1]

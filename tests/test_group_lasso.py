@@ -3,16 +3,9 @@ import oracles
 import pyproximal
 import pytest
 import tensorflow as tf
-from cases import weight
+from cases import gradient, weight
 
 import tfreg
-
-
-def gradient(penalty, w):
-    with tf.GradientTape() as tape:
-        tape.watch(w)
-        value = penalty(w)
-    return tape.gradient(value, w)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

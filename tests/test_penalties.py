@@ -8,20 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, PROXIMAL, SHAPES, applicable, weight
+from cases import CASES, PROXIMAL, SHAPES, applicable, value_and_gradient, weight
 from oracles import finite_differences
 
 import tfreg
 
 TOLERANCE = {"float16": 1e-6, "bfloat16": 1e-6, "float32": 2e-6, "float64": 1e-12}
 HALF_EPSILON = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 1e-6, "float64": 1e-12}
-
-
-def value_and_gradient(penalty, w):
-    with tf.GradientTape() as tape:
-        tape.watch(w)
-        value = penalty(w)
-    return value, tape.gradient(value, w)
 
 
 MODES = {

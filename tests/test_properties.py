@@ -5,6 +5,7 @@ import json
 import numpy as np
 import oracles
 import tensorflow as tf
+from cases import value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,10 +79,7 @@ def problems(draw):
 @given(problems())
 def test_value_gradient_config_and_prox(problem):
     w, penalty, oracle, arguments = problem
-    with tf.GradientTape() as tape:
-        tape.watch(w)
-        value = penalty(w)
-    gradient = tape.gradient(value, w)
+    value, gradient = value_and_gradient(penalty, w)
 
     accumulation = np.float64 if w.dtype == tf.float64 else np.float32
     # In the same precision as the penalty, or a difference of neighbours would be another one.

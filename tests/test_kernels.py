@@ -214,9 +214,22 @@ def test_total_under_xla_is_as_right_as_pairwise_summation():
         np.testing.assert_allclose(value, x.sum(dtype="float64"), rtol=5e-7)
 
 
-def test_signum_does_not_hide_infinity():
-    signs = kernels.signum(tf.constant([-2.0, -0.0, 0.0, 3.0, np.inf, -np.inf, np.nan]))
-    np.testing.assert_array_equal(signs, [-1, 0, 0, 1, np.nan, np.nan, np.nan])
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_signum_does_not_hide_infinity(jit_compile):
+    x = tf.constant([-2.0, -0.0, 0.0, 3.0, np.inf, -np.inf, np.nan])
+    function = kernels.signum
+    if jit_compile is not None:
+        function = tf.function(function, jit_compile=jit_compile)
+    np.testing.assert_array_equal(function(x), [-1, 0, 0, 1, np.nan, np.nan, np.nan])
+
+
+def test_signum_has_no_slope():
+    x = tf.constant([-2.0, 0.0, 3.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        sign = kernels.signum(x)
+    slope = tape.gradient(sign, x, unconnected_gradients="zero")
+    np.testing.assert_array_equal(slope, [0, 0, 0])
 
 
 def test_autograph_leaves_penalties_alone(caplog):

@@ -45,7 +45,7 @@ def test_groups_are_those_of_the_loop(grouping):
     counts = np.bincount(numbers.ravel())
 
     grid = groups.norm(tensor)
-    assert grid.shape.num_elements() == len(counts)
+    assert grid.shape == groups.grid_shape(tensor) and grid.shape.num_elements() == len(counts)
     per_entry = np.broadcast_to(groups.spread(grid, tensor), shape)
     np.testing.assert_allclose(per_entry, norms[numbers], rtol=1e-12)
     sizes = np.broadcast_to(groups.spread(groups.sizes(tensor), tensor), shape)

@@ -9,20 +9,11 @@ over its run.
 import dataclasses
 import functools
 import math
-import numbers
 
 import tensorflow as tf
 
-_SPANNED_BY_NAME = {
-    "output": lambda rank: set(range(rank)) - {rank - 1},
-    "input": lambda rank: set(range(rank)) - {rank - 2} if rank > 1 else set(),
-    "shape": lambda rank: {rank - 1},
-    "all": lambda rank: set(range(rank)),
-}
-
-
-def is_int(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+from tfreg.checks import is_int
+from tfreg.layout import NOT_SPANNED, Layout, known_shape
 
 
 def _entries(value):
@@ -56,12 +47,6 @@ def resolve_axes(axis, rank, weight_name="weight"):
     return axes
 
 
-def known_shape(x):
-    """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
-    dynamic = tf.shape(x)
-    return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
-
-
 def along(axis, x, function):
     """`function` of `x` seen as `[before, length, after]` with `axis` in the middle.
 
@@ -80,7 +65,8 @@ class Groups:
     Args:
         axis: the axes that a group spans: an int, a tuple of ints, or one of `"output"` (every
             axis but the last), `"input"` (every axis but the second last; none on a rank-1
-            weight), `"shape"` (the last axis) and `"all"`.
+            weight), `"shape"` (the last axis), `"all"` and `"head"`. On a layout that says what
+            the axes mean, `on` finds those that the name spans.
         group_size: the length of the runs of consecutive entries that each spanned axis is cut
             into: an int for one axis, a tuple with an entry per axis for several. None keeps an
             axis whole. The last run is shorter where the length does not divide.
@@ -93,8 +79,8 @@ class Groups:
     group_size: int | tuple[int | None, ...] | None = None
 
     def __post_init__(self):
-        names = ", ".join(repr(name) for name in _SPANNED_BY_NAME)
-        if not (isinstance(self.axis, str) and self.axis in _SPANNED_BY_NAME):
+        names = ", ".join(repr(name) for name in NOT_SPANNED)
+        if not (isinstance(self.axis, str) and self.axis in NOT_SPANNED):
             expected = f"an int, a non-empty tuple of distinct ints or one of {names}"
             object.__setattr__(self, "axis", check_axis(self.axis, expected=expected))
         object.__setattr__(self, "group_size", self._check_group_size(self.group_size))
@@ -122,15 +108,31 @@ class Groups:
             return int(group_size)
         return tuple(size if size is None else int(size) for size in sizes)
 
-    def check(self, rank, weight_name):
-        """Raises a ValueError if a weight of `rank` lacks an axis."""
-        if not isinstance(self.axis, str):
-            resolve_axes(self.axis, rank, weight_name)
+    @functools.lru_cache(maxsize=1024)
+    def on(self, layout, weight_name="weight"):
+        """These groups on the parts of a weight with `layout`.
+
+        Raises a ValueError if the weight lacks an axis.
+        """
+        runs: dict[int, int | None] = {}
+        if isinstance(self.axis, str):
+            runs = dict.fromkeys(layout.spanned(self.axis, weight_name))
+        else:
+            axes = resolve_axes(self.axis, layout.rank, weight_name)
+            sizes = _entries(self.group_size) if self.group_size is not None else [None] * len(axes)
+            for axis, size in zip(axes, sizes):
+                # Runs go along the last part, within one entry of each other: within a gate, say.
+                parts = layout.parts_of(axis)
+                runs |= dict.fromkeys(parts) if size is None else {parts[-1]: size}
+        groups = object.__new__(Groups)  # unchecked: with no axis, each element is a group
+        object.__setattr__(groups, "axis", tuple(runs))
+        object.__setattr__(groups, "group_size", tuple(runs.values()))
+        return groups
 
     def _runs(self, shape):
         """The length of the runs of each spanned axis of a weight; None where it is whole."""
         if isinstance(self.axis, str):
-            return dict.fromkeys(sorted(_SPANNED_BY_NAME[self.axis](shape.rank)))
+            return dict.fromkeys(Layout.positional(shape.rank).spanned(self.axis))
         axes = resolve_axes(self.axis, shape.rank)
         if self.group_size is None:
             return dict.fromkeys(axes)
@@ -147,6 +149,13 @@ class Groups:
             if size is not None:
                 grid = along(axis, grid, functools.partial(_reduce_runs, reduce, size))
         return grid
+
+    def grid_shape(self, w):
+        """The shape of a grid of the groups of `w`."""
+        shape = known_shape(w)
+        for axis, size in self._runs(w.shape).items():
+            shape[axis] = 1 if size is None else -(-shape[axis] // size)
+        return shape
 
     def sum(self, w):
         """The grid of the groups' sums."""

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
+from tfreg.checks import check_number
 from tfreg.kernels import compiled, kernel, total
-from tfreg.penalties.base import Penalty, check_number, register
+from tfreg.penalties.base import Penalty, register
 
 
 def _violation(w, lower, upper):
@@ -72,9 +73,9 @@ class BoxPenalty(Penalty):
                 f"Received: lower={lower!r}, upper={upper!r}"
             )
 
-    def _value(self, tensor):
+    def _value(self, tensor, layout):
         return box_penalty(tensor, factor=self.factor, lower=self.lower, upper=self.upper)
 
-    def _prox(self, tensor, step_size):
+    def _prox(self, tensor, layout, step_size):
         strength = step_size * self.factor
         return box_prox(tensor, strength=strength, lower=self.lower, upper=self.upper)

@@ -12,10 +12,12 @@ import tfreg
 PACKAGE = pathlib.Path(tfreg.__file__).parent
 # Each may import what stands in the groups before its own.
 ORDER = [
-    {"backend"},
-    {"kernels", "groups", "schedules"},
+    {"backend", "checks"},
+    {"kernels", "layout", "schedules"},
+    {"groups"},
     {"penalties"},
     {"layers"},
+    {"selection"},
     {"model"},
     {"proximal"},
     {"reporting"},

@@ -1,0 +1,177 @@
+"""What each axis of a weight means."""
+
+import dataclasses
+import functools
+import math
+
+import tensorflow as tf
+
+from tfreg.checks import is_int
+
+ROLES = ("input", "output", "position", "head", "gate", "feature")
+# A group of each name holds one entry of the axes with these roles, and all entries of the others.
+NOT_SPANNED = {
+    "output": {"output"},
+    "input": {"input"},
+    "shape": {"position", "input"},
+    "head": {"head"},
+    "all": set(),
+}
+
+
+def known_shape(x):
+    """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
+    dynamic = tf.shape(x)
+    return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """An axis of a weight, or one of several that an axis holds in row-major order.
+
+    Its `roles` say what it counts; its `length` is None where the axis tells.
+    """
+
+    roles: frozenset
+    length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What each axis of a weight means.
+
+    Args:
+        axes: an entry for each axis of the weight. It is a string of one or more of the words
+
+            - `"input"`: what the layer reads: features, channels
+            - `"output"`: what it yields: units, filters
+            - `"position"`: positions of a convolution's kernel
+            - `"head"`: the heads of an attention, besides "input" or "output"
+            - `"gate"`: the gates of a recurrent cell, whose weights have nothing to do with
+              each other
+            - `"feature"`: none of these, as the dimensions of an embedding
+
+            or, for an axis that holds several in row-major order, a tuple with such a string or
+            a pair of a string and a length for each: `("input", (("gate", 4), "output"))` is the
+            kernel of an LSTM. The length of one of them may be left to the axis.
+
+    Raises:
+        ValueError: for any other `axes`.
+    """
+
+    axes: tuple
+
+    def __post_init__(self):
+        if not isinstance(self.axes, (list, tuple)):
+            raise ValueError(
+                f"A layout must be a tuple with an entry for each axis. Received: {self.axes!r}"
+            )
+        parts = tuple(_parts(entry, self.axes) for entry in self.axes)
+        object.__setattr__(self, "axes", parts)
+
+    @classmethod
+    @functools.cache
+    def positional(cls, rank):
+        """The layout of a weight whose layer is not known: that of a Dense or Conv kernel."""
+        if rank == 1:
+            return cls(("output",))
+        return cls(("position",) * (rank - 2) + ("input", "output"))
+
+    @property
+    def rank(self):
+        return len(self.axes)
+
+    @property
+    def parts(self):
+        return tuple(part for parts in self.axes for part in parts)
+
+    @property
+    def is_kernel(self):
+        """Whether the weight connects inputs with something: no bias, scale or the like does."""
+        return any("input" in part.roles for part in self.parts)
+
+    def parts_of(self, axis):
+        """The indices among `parts` of those that the weight's `axis` holds."""
+        start = sum(len(parts) for parts in self.axes[:axis])
+        return tuple(range(start, start + len(self.axes[axis])))
+
+    def spanned(self, name, weight_name="weight"):
+        """The indices among `parts` of those that a group called `name` spans."""
+        not_spanned = self._with_roles(NOT_SPANNED[name])
+        if name == "input" and not not_spanned:
+            not_spanned = self._with_roles({"output"})  # a bias, a scale: per element
+        if name in ("output", "input", "head") and not not_spanned:
+            raise ValueError(
+                f"Argument `axis` must name axes of the weight. Received: axis={name!r} for weight "
+                f"{weight_name}, no axis of which is known to hold {name}s"
+            )
+        return tuple(i for i in range(len(self.parts)) if i not in not_spanned)
+
+    def _with_roles(self, roles):
+        return [i for i, part in enumerate(self.parts) if part.roles & roles]
+
+    def split(self, w):
+        """`w` with an axis for each part."""
+        if all(len(parts) == 1 for parts in self.axes):
+            return w
+        lengths = []
+        for parts, length in zip(self.axes, known_shape(w)):
+            known = math.prod(part.length or 1 for part in parts)
+            lengths += [length // known if part.length is None else part.length for part in parts]
+        return tf.reshape(w, lengths)
+
+    def merge(self, x, w):
+        """`x`, of the shape of `split(w)`, in the shape of `w`."""
+        return x if x.shape.rank == w.shape.rank else tf.reshape(x, known_shape(w))
+
+    def neighbours(self, axes):
+        """The axes of `split(w)` along which neighbours on the weight's `axes` stand.
+
+        Two gates are no neighbours: an axis of gates has none.
+        """
+        last = [self.parts_of(axis)[-1] for axis in axes]
+        return tuple(i for i in last if "gate" not in self.parts[i].roles)
+
+    def gates_apart(self, w):
+        """`split(w)` as a matrix with a row for each gate, in row-major order."""
+        gates = self._with_roles({"gate"})
+        rest = [i for i in range(len(self.parts)) if i not in gates]
+        w = self.split(w)
+        lengths = known_shape(w)
+        if gates and gates[-1] >= len(gates):  # else they are in front already
+            w = tf.transpose(w, gates + rest)
+        return tf.reshape(w, [math.prod(lengths[i] for i in gates), -1])
+
+
+def _parts(entry, axes):
+    """What one entry of a layout's `axes` stands for."""
+    entries = (entry,) if isinstance(entry, str) else entry
+    if isinstance(entries, (list, tuple)):
+        parts = [
+            Part(frozenset(part.split()))
+            if isinstance(part, str)
+            else Part(frozenset(part[0].split()), part[1])
+            for part in entries
+            if isinstance(part, str) or _is_role_and_length(part)
+        ]
+        if (
+            len(parts) == len(entries) > 0
+            and all(part.roles and part.roles <= set(ROLES) for part in parts)
+            and sum(part.length is None for part in parts) <= 1
+        ):
+            return tuple(parts)
+    raise ValueError(
+        "An entry of a layout must be a string of words out of "
+        f"{', '.join(repr(role) for role in ROLES)}, or a tuple of such strings and pairs of a "
+        f"string and a length, all but one with a length. Received: {entry!r} in {axes!r}"
+    )
+
+
+def _is_role_and_length(part):
+    return (
+        isinstance(part, (list, tuple))
+        and len(part) == 2
+        and isinstance(part[0], str)
+        and is_int(part[1])
+        and part[1] > 0
+    )

@@ -1,0 +1,352 @@
+"""What each axis of the weights of each layer means."""
+
+import math
+
+import tensorflow as tf
+
+from tfreg import backend
+from tfreg.layout import Layout
+
+# For each class, what `register` was given: the axes, or what tells them, of each attribute.
+_registered: dict[type, dict] = {}
+
+
+def register(layer_class, layouts):
+    """Says what each axis of the weights of a class of layers means.
+
+    Over a model, `axis="output"`, `"input"`, `"shape"` and `"head"` of a penalty then follow it. A
+    weight that nothing is registered for is taken for a kernel like that of a Dense or Conv layer
+    if it has several axes, and for a bias if it has one.
+
+    Args:
+        layer_class: a layer class of Keras 3 or tf_keras. Its subclasses inherit what is
+            registered for it, and may replace it weight by weight.
+        layouts: a dict with the axes of each weight, by the attribute of the layer that holds the
+            weight or a list of such weights. The attribute is dotted for a weight of a sublayer,
+            `"query.kernel"`, and comes before what is registered for the sublayer's class.
+            The axes are a tuple with an entry for each axis. It is a string of one or more of
+            the words
+
+            - `"input"`: what the layer reads: features, channels. A weight is taken for a kernel
+              if it has such an axis
+            - `"output"`: what it yields: units, filters
+            - `"position"`: positions of a convolution's kernel
+            - `"head"`: the heads of an attention, besides "input" or "output"
+            - `"gate"`: the gates of a recurrent cell
+            - `"feature"`: none of these, as the dimensions of an embedding
+
+            or, for an axis that holds several in row-major order, a tuple with such a string or
+            a pair of a string and a length for each, of which one may do without the length:
+            `("input", (("gate", 4), "output"))` is the kernel of an LSTM. Where the axes depend
+            on the layer, a callable of the layer returns them, or None where it cannot tell.
+
+    Raises:
+        ValueError: for any other `layer_class` or `layouts`.
+
+    Example:
+
+    >>> class Linear(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.kernel = self.add_weight(shape=(16, shape[-1]))
+    ...
+    ...     def call(self, x):
+    ...         return x @ keras.ops.transpose(self.kernel)
+    ...
+    >>> tfreg.layers.register(Linear, {"kernel": ("output", "input")})
+    """
+    if not isinstance(layer_class, type) or not issubclass(layer_class, _LAYERS):
+        raise ValueError(
+            "Argument `layer_class` must be a layer class of Keras 3 or tf_keras. "
+            f"Received: layer_class={layer_class!r}"
+        )
+    if not isinstance(layouts, dict) or not all(map(_is_attribute, layouts)):
+        raise ValueError(
+            "Argument `layouts` must be a dict whose keys are the names of attributes. "
+            f"Received: layouts={layouts!r}"
+        )
+    for axes in layouts.values():
+        if not callable(axes):
+            Layout(axes)
+    _registered[layer_class] = dict(layouts)
+
+
+_LAYERS = (backend.keras.layers.Layer, backend.tf_keras.layers.Layer)
+
+
+def _is_attribute(key):
+    return isinstance(key, str) and all(name.isidentifier() for name in key.split("."))
+
+
+def weight_layouts(layer):
+    """The layouts of the weights in `layer`, by the weights' ids."""
+    positional = {
+        key: Layout.positional(len(weight.shape)) for key, weight in _weights(layer).items()
+    }
+    return positional | registered_layouts(layer)
+
+
+def registered_layouts(layer):
+    """Those of `weight_layouts` that something is registered for."""
+    weights = _weights(layer)
+    layouts: dict[int, Layout] = {}
+    for each in _inner_first(layer):
+        # An enclosing layer knows what the weight of a sublayer is for.
+        layouts |= _layouts_known_to(each, weights)
+    return layouts
+
+
+def _weights(layer):
+    """The weights in `layer` that a penalty can apply to, by their ids."""
+    return {
+        id(weight): weight
+        for each in _inner_first(layer)
+        for weight in backend.own_weights(each)
+        if len(weight.shape) > 0 and tf.as_dtype(weight.dtype).is_floating
+    }
+
+
+def _inner_first(layer):
+    """`layer` and all layers in it, each once and none before a layer that it encloses."""
+    entered: set[int] = set()
+    left = []
+
+    def visit(layer):
+        if id(layer) not in entered:
+            entered.add(id(layer))
+            for sublayer in backend.sublayers(layer):
+                visit(sublayer)
+            left.append(layer)
+
+    visit(layer)
+    return left
+
+
+def _layouts_known_to(layer, weights):
+    """The layouts, of the `weights` by id, that are registered for the class of `layer`."""
+    layouts: dict[int, Layout | None] = {}
+    for layer_class in reversed(type(layer).__mro__):
+        for attribute, axes in _registered.get(layer_class, {}).items():
+            for value in _values_at(layer, attribute):
+                # It may be None, and the sum of a kernel and its LoRA factors is no weight.
+                if id(value) in weights:
+                    layouts[id(value)] = _layout(axes, layer, attribute, value)
+    return {key: layout for key, layout in layouts.items() if layout is not None}
+
+
+def _values_at(layer, attribute):
+    """What `layer` has under `attribute`, which may be dotted or hold lists."""
+    values = [layer]
+    for name in attribute.split("."):
+        found = [_value_at(value, name) for value in values]
+        values = []
+        for value in found:
+            values += value if isinstance(value, (list, tuple)) else [value]
+    return values
+
+
+def _value_at(holder, name):
+    # Layers of Keras 3 compute `kernel` from the weight `_kernel`, LoRA and quantization included.
+    if isinstance(getattr(type(holder), name, None), property) and hasattr(holder, f"_{name}"):
+        name = f"_{name}"
+    return getattr(holder, name, None)
+
+
+def _layout(axes, layer, attribute, weight):
+    """The layout that `axes`, which must fit the `weight`, stand for; None if they cannot tell."""
+    if callable(axes):
+        axes = axes(layer)
+    if axes is None:
+        return None
+    place = f"{type(layer).__name__}.{attribute}"
+    shape = tuple(weight.shape)
+    try:
+        layout = Layout(axes)
+    except ValueError as error:
+        raise ValueError(f"What is registered for {place} must return a layout. {error}") from error
+    if len(layout.axes) != len(shape) or not all(map(_holds, layout.axes, shape)):
+        raise ValueError(
+            f"The layout that is registered for {place} must have an entry for each axis of the "
+            "weight, with lengths that the axis is made up of. "
+            f"Received: {axes!r} for a weight of shape {shape}"
+        )
+    return layout
+
+
+def _holds(parts, length):
+    """Whether an axis of that `length` can hold the `parts`."""
+    known = math.prod(part.length or 1 for part in parts)
+    if any(part.length is None for part in parts):
+        return length % known == 0
+    return length == known
+
+
+def _output_at(axis, rank):
+    return tuple("output" if i == axis else "position" for i in range(rank))
+
+
+def _all_output(attribute):
+    return lambda layer: ("output",) * len(getattr(layer, attribute).shape)
+
+
+def _einsum_kernel(layer):
+    inputs, _, rest = layer.equation.partition(",")
+    kernel, _, outputs = rest.partition("->")
+    return tuple(
+        " ".join(["input"] * (letter in inputs) + ["output"] * (letter in outputs))
+        for letter in kernel
+    )
+
+
+def _over_axes(attribute):
+    """Of a normalization over one or several axes, the last of which holds the channels."""
+
+    def axes(layer):
+        rank = len(getattr(layer, attribute).shape)
+        signs = {axis < 0 for axis in layer.axis}
+        if len(signs) == 1 and list(layer.axis) == sorted(layer.axis):
+            return _output_at(rank - 1, rank)
+        # The layer reshapes the weight to the order of the input's axes, unlike its own: a channel
+        # is no index of one of them. Each entry acts on one channel, at any rate.
+        return ("output",) * rank
+
+    return axes
+
+
+def _over_axes_of_the_input(attribute):
+    """As `_over_axes`, of a weight that has an axis for each of the input's if not only one."""
+
+    def axes(layer):
+        rank = len(getattr(layer, attribute).shape)
+        return _output_at(max(layer.axis), rank) if rank > 1 else ("output",)
+
+    return axes
+
+
+def _prelu(layer):
+    rank = len(layer.alpha.shape)
+    shared = {axis - 1 for axis in layer.shared_axes or ()}
+    apart = [axis for axis in range(rank) if not shared & {axis, axis - rank}]
+    # Where the channels come first, the positions after them are what one shares.
+    return _output_at(apart[-1] if apart else rank - 1, rank)
+
+
+def _gru_bias(layer):
+    # With `reset_after`, the kernel and the recurrent kernel have a bias each.
+    return _GATED[-1:] if len(layer.bias.shape) == 1 else ("gate", *_GATED[-1:])
+
+
+def _attention_output(layer):
+    outputs = len(layer._output_dense.kernel.shape) - 2
+    return ("head input", "input", *["output"] * outputs)
+
+
+def _local_kernel(layer):
+    channels_first = layer.data_format == "channels_first"
+    size = math.prod(layer.kernel_size)
+    grid = ("position",) * len(layer.kernel_size)
+    if layer.implementation == 1:
+        patch = ("input", ("position", size)) if channels_first else (("position", size), "input")
+        return ("position", patch, "output")
+    if layer.implementation == 2:
+        if channels_first:
+            return ("input", *grid, "output", *grid)
+        return (*grid, "input", *grid, "output")
+    # A list of what is not zero in a matrix with a row for each output.
+    outputs = ("output", layer.filters)
+    positions = ("position", layer.kernel_shape[0] // layer.filters)
+    inputs = ("input", *layer.input_spec.axes.values())
+    if math.prod((outputs[1], positions[1], inputs[1], size)) == layer.kernel.shape[0]:
+        if channels_first:
+            return ((outputs, positions, inputs, "position"),)
+        return ((positions, outputs, "position", inputs),)
+    # An output at the border has fewer inputs, so that only the first or the last is regular.
+    return ((outputs, "input position"),) if channels_first else (("feature", inputs),)
+
+
+def _local_bias(layer):
+    rank = len(layer.bias.shape)
+    if layer.data_format == "channels_first":
+        # Reshaped, not transposed: a filter is no index of an axis. Each entry acts on one filter.
+        return ("output",) * rank
+    return _output_at(rank - 1, rank)
+
+
+_BIAS = {"bias": ("output",)}
+_GATED = ("input", (("gate", 3), "output"))
+_LSTM_GATED = ("input", (("gate", 4), "output"))
+_PROJECTION = ("input", "head output", "output")
+_ATTENTION = {
+    **{f"_{name}_dense.kernel": _PROJECTION for name in ("query", "key", "value", "gate")},
+    **{f"_{name}_dense.bias": _PROJECTION[1:] for name in ("query", "key", "value", "gate")},
+    "_output_dense.kernel": _attention_output,
+    "_output_dense.bias": lambda layer: _attention_output(layer)[2:],
+}
+
+# By the names under which either Keras exports the classes, whether it has each or not.
+_BUILT_IN = {
+    "Dense": {"kernel": ("input", "output"), **_BIAS},
+    "EinsumDense": {"kernel": _einsum_kernel, "bias": _all_output("bias")},
+    "Embedding": {"embeddings": ("input output", "feature")},
+    "ReversibleEmbedding": {"reverse_embeddings": ("feature", "input output")},
+    "DenseFeatures": {"_trainable_weights": ("input output", "feature")},
+    "RandomFourierFeatures": {"kernel_scale": ("output",)},
+    "STFTSpectrogram": {
+        "real_kernel": ("position", "input", "output"),
+        "imag_kernel": ("position", "input", "output"),
+    },
+    "SimpleRNNCell": {
+        "kernel": ("input", "output"),
+        "recurrent_kernel": ("input", "output"),
+        **_BIAS,
+    },
+    "GRUCell": {"kernel": _GATED, "recurrent_kernel": _GATED, "bias": _gru_bias},
+    "LSTMCell": {
+        "kernel": _LSTM_GATED,
+        "recurrent_kernel": _LSTM_GATED,
+        "bias": _LSTM_GATED[-1:],
+    },
+    "MultiHeadAttention": _ATTENTION,
+    "GroupQueryAttention": _ATTENTION,
+    "AdditiveAttention": {"scale": ("output",)},
+    "BatchNormalization": {
+        "gamma": _over_axes_of_the_input("gamma"),
+        "beta": _over_axes_of_the_input("beta"),
+    },
+    "SyncBatchNormalization": {
+        "gamma": _over_axes_of_the_input("gamma"),
+        "beta": _over_axes_of_the_input("beta"),
+    },
+    "LayerNormalization": {"gamma": _over_axes("gamma"), "beta": _over_axes("beta")},
+    "RMSNormalization": {"scale": _over_axes("scale")},
+    "GroupNormalization": {"gamma": ("output",), "beta": ("output",)},
+    "PReLU": {"alpha": _prelu},
+}
+for _rank in (1, 2, 3):
+    _GRID = ("position",) * _rank
+    _BUILT_IN |= {
+        # The inputs of a grouped convolution's kernel are the channels of one of the groups.
+        f"Conv{_rank}D": {"kernel": (*_GRID, "input", "output"), **_BIAS},
+        f"Conv{_rank}DTranspose": {"kernel": (*_GRID, "output", "input"), **_BIAS},
+        f"DepthwiseConv{_rank}D": {
+            "kernel": (*_GRID, "input output", "output"),
+            "depthwise_kernel": (*_GRID, "input output", "output"),
+            **_BIAS,
+        },
+        f"SeparableConv{_rank}D": {
+            "depthwise_kernel": (*_GRID, "input output", "output"),
+            "pointwise_kernel": (*_GRID, "input", "output"),
+            **_BIAS,
+        },
+        f"LocallyConnected{_rank}D": {"kernel": _local_kernel, "bias": _local_bias},
+        f"ConvLSTM{_rank}D": {
+            "cell.kernel": (*_GRID, *_LSTM_GATED),
+            "cell.recurrent_kernel": (*_GRID, *_LSTM_GATED),
+            "cell.bias": _LSTM_GATED[-1:],
+        },
+    }
+
+for _keras in (backend.keras, backend.tf_keras):
+    for _module in (_keras.layers, getattr(_keras.layers, "experimental", None)):
+        for _name, _layouts in _BUILT_IN.items():
+            if hasattr(_module, _name):
+                register(getattr(_module, _name), _layouts)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import oracles
 import tensorflow as tf
@@ -83,6 +84,75 @@ CASES = [
         + 0.2 * oracles.group_lasso(w, "output")
         + 0.1 * oracles.box(w, -1.0, 1.0),
         has_prox=False,
+    ),
+]
+
+
+@keras.saving.register_keras_serializable("tests")
+def product_of_norms(weights):
+    return tf.reduce_prod([tf.norm(w) for w in weights])
+
+
+@dataclasses.dataclass(frozen=True)
+class JointCase:
+    penalty: tfreg.Joint
+    oracle: Callable  # of a list of NumPy weights, strength included
+    shapes: list
+
+    def __str__(self):
+        return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
+
+
+def _joint_group_lasso(shapes, axes, **arguments):
+    axis = axes[0] if len(set(map(str, axes))) == 1 else axes
+    return JointCase(
+        tfreg.Joint(tfreg.GroupLasso(0.2, axis=axis, **arguments)),
+        lambda weights: 0.2 * oracles.joint_group_lasso(weights, axes, **arguments),
+        shapes,
+    )
+
+
+def _joint_sparse_group_lasso(shapes, l1_ratio, axes):
+    return JointCase(
+        tfreg.Joint(tfreg.SparseGroupLasso(0.2, l1_ratio, axis=axes)),
+        lambda weights: 0.2 * oracles.joint_sparse_group_lasso(weights, l1_ratio, axes),
+        shapes,
+    )
+
+
+def _joint_total_variation(shapes, order=1):
+    return JointCase(
+        tfreg.Joint(tfreg.TotalVariation(0.3, order=order)),
+        lambda weights: 0.3 * oracles.joint_total_variation(weights, order),
+        shapes,
+    )
+
+
+# A filter of a convolution, its scale, and the next layer's input channel.
+_TIED = [(3, 3, 2, 4), (4,), (3, 3, 4, 5)]
+JOINT_CASES = [
+    _joint_group_lasso(_TIED, ["output", "output", "input"]),
+    _joint_group_lasso(_TIED, ["output", "input", (0, 1, 3)], size_weighted=False),
+    _joint_group_lasso([(5, 4), (3, 4), (4,)], ["output"] * 3),
+    _joint_group_lasso([(5, 4), (2, 3)], ["all", "all"]),
+    _joint_group_lasso([(5, 4), (5, 4)], [0, 0], group_size=2),
+    _joint_group_lasso([(7, 4), (5, 4)], [0, (0,)], group_size=4),
+    _joint_sparse_group_lasso(_TIED, 0.3, ["output", "output", "input"]),
+    _joint_sparse_group_lasso([(5, 4), (4, 3)], 1.0, ["output", "input"]),
+    _joint_sparse_group_lasso([(5, 4), (4, 3)], 0.0, ["output", "input"]),
+    _joint_total_variation([(3, 4)] * 5),
+    _joint_total_variation([(6,)] * 4, order=2),
+    _joint_total_variation([(3, 4)]),
+    JointCase(
+        tfreg.Joint(tfreg.TotalVariation(0.3) + tfreg.GroupLasso(0.2)),
+        lambda weights: 0.3 * oracles.joint_total_variation(weights)
+        + 0.2 * oracles.joint_group_lasso(weights, ["output"] * len(weights)),
+        [(3, 4)] * 3,
+    ),
+    JointCase(
+        tfreg.Joint(product_of_norms),
+        lambda weights: np.prod([np.linalg.norm(w) for w in weights]),
+        [(3, 4), (2,)],
     ),
 ]
 PROXIMAL = [case for case in CASES if case.has_prox]

@@ -75,6 +75,34 @@ def sparse_group_lasso(w, l1_ratio, axis, group_size=None, size_weighted=True):
     return l1_ratio * l1 + (1 - l1_ratio) * group_lasso(w, axis, group_size, size_weighted)
 
 
+def joint_group_lasso(weights, axes, group_size=None, size_weighted=True):
+    """The k-th groups of all weights as one; `axes` has an entry for each weight."""
+    weights = [np.asarray(w, np.float64) for w in weights]
+    members = [
+        [values for _, values in sorted(groups(w.shape, axis, group_size).items())]
+        for w, axis in zip(weights, axes)
+    ]
+    penalty = 0.0
+    for tied in zip(*members, strict=True):
+        values = [w[index] for w, indices in zip(weights, tied) for index in indices]
+        weight = np.sqrt(len(values)) if size_weighted else 1.0
+        penalty += weight * np.sqrt(sum(value**2 for value in values))
+    return penalty
+
+
+def joint_sparse_group_lasso(weights, l1_ratio, axes, **arguments):
+    l1 = sum(np.abs(np.asarray(w, np.float64)).sum() for w in weights)
+    return l1_ratio * l1 + (1 - l1_ratio) * joint_group_lasso(weights, axes, **arguments)
+
+
+def joint_total_variation(weights, order=1):
+    """The differences of one weight and the next, entry by entry."""
+    weights = [np.asarray(w, np.float64) for w in weights]
+    for _ in range(order):
+        weights = [following - w for w, following in zip(weights, weights[1:])]
+    return sum(abs(value) for w in weights for value in w.ravel())
+
+
 def article_total_variation(w):
     flat = np.asarray(w, np.float64).ravel()
     return np.abs(flat[1:] - flat[:-1]).sum()

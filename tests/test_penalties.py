@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, PROXIMAL, SHAPES, applicable, value_and_gradient, weight
+from cases import (
+    CASES,
+    JOINT_CASES,
+    PROXIMAL,
+    SHAPES,
+    applicable,
+    value_and_gradient,
+    weight,
+)
 from oracles import finite_differences
 
 import tfreg
@@ -26,7 +34,7 @@ MODES = {
 
 def test_every_public_class_is_in_the_table():
     public = {getattr(tfreg, name) for name in tfreg.__all__ if name[0].isupper()}
-    assert public == {type(case.penalty) for case in CASES}
+    assert public == {type(case.penalty) for case in [*CASES, *JOINT_CASES]}
 
 
 @pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)

@@ -72,6 +72,12 @@ def total(x):
     return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
 
 
+def with_common_dtype(tensors):
+    """`tensors` in the dtype in which the widest of them is summed."""
+    wide = any(tensor.dtype == tf.float64 for tensor in tensors)
+    return [tf.cast(tensor, tf.float64 if wide else tf.float32) for tensor in tensors]
+
+
 def signum(x):
     """The sign of `x`, but NaN where `x` is infinite, as where it is NaN."""
     return tf.sign(x) + tf.stop_gradient(x - x)
@@ -130,34 +136,35 @@ class Compiled:
 
     def __call__(self, weight, **parameters):
         dtype = accumulation_dtype(weight.dtype)
-        scalars, static = {}, []
+        tensors, static = {}, []
         for name, parameter in parameters.items():
             if isinstance(parameter, float):
-                scalars[name] = tf.constant(parameter, dtype)
+                tensors[name] = tf.constant(parameter, dtype)
             elif tf.is_tensor(parameter):
-                scalars[name] = tf.cast(parameter, dtype)
+                tensors[name] = tf.cast(parameter, dtype)
             else:
                 static.append((name, parameter))
-        trace = self._trace_for(weight.shape, weight.dtype, tuple(scalars), tuple(static))
-        return trace(weight, **scalars)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        trace = self._trace_for(weight.shape, weight.dtype, shapes, tuple(static))
+        return trace(weight, **tensors)
 
-    def _trace_for(self, shape, dtype, scalar_names, static):
+    def _trace_for(self, shape, dtype, tensor_shapes, static):
         jit_compile = _jit_compile(shape)
-        key = (tuple(shape), dtype, scalar_names, static, jit_compile)
+        key = (tuple(shape), dtype, tensor_shapes, static, jit_compile)
         if key not in self._traces:
             if len(self._traces) >= MAX_STATIC_TRACES and shape.is_fully_defined():
                 any_shape = tf.TensorShape([None] * shape.rank)
-                return self._trace_for(any_shape, dtype, scalar_names, static)
-            trace = self._trace(shape, dtype, scalar_names, dict(static), jit_compile)
+                return self._trace_for(any_shape, dtype, tensor_shapes, static)
+            trace = self._trace(shape, dtype, tensor_shapes, dict(static), jit_compile)
             # Of two threads that meet here, both go on with the trace that came first.
             self._traces.setdefault(key, trace)
         return self._traces[key]
 
-    def _trace(self, shape, dtype, scalar_names, static, jit_compile):
+    def _trace(self, shape, dtype, tensor_shapes, static, jit_compile):
         accumulation = accumulation_dtype(dtype)
 
-        def function(weight, **scalars):
-            result = self._function(tf.cast(weight, accumulation), **scalars, **static)
+        def function(weight, **tensors):
+            result = self._function(tf.cast(weight, accumulation), **tensors, **static)
             if self._restore_dtype and dtype != accumulation:
                 return _saturate_cast(result, dtype)
             return result
@@ -168,12 +175,16 @@ class Compiled:
         with tf.init_scope(), tf.device(None):
             return compiled.get_concrete_function(
                 tf.TensorSpec(shape, dtype, "weight"),
-                **{name: tf.TensorSpec([], accumulation) for name in scalar_names},
+                **{name: tf.TensorSpec(shape, accumulation) for name, shape in tensor_shapes},
             )
 
 
 class Kernel:
-    """`factor * value(weight, **parameters)`, with `gradient` for the gradient in the weight."""
+    """`factor * value(weight, **parameters)`, with `gradient` for the gradient in the weight.
+
+    A value that is not a scalar has a `pullback` in its place, of `upstream`, the derivative of
+    the loss in the value, to that in the weight.
+    """
 
     def __init__(self, value):
         functools.update_wrapper(self, value)
@@ -187,9 +198,13 @@ class Kernel:
         def scaled(w, upstream, **parameters):
             return upstream * gradient(w, **parameters)
 
-        scaled.__name__ = f"{self._name}_gradient"
-        self._gradient = Compiled(scaled, restore_dtype=True)
-        return gradient
+        return self.pullback(scaled)
+
+    def pullback(self, pullback):
+        """Declares the product of `upstream` and the Jacobian in the weight; a decorator."""
+        pullback.__name__ = f"{self._name}_gradient"
+        self._gradient = Compiled(pullback, restore_dtype=True)
+        return pullback
 
     def __call__(self, weight, factor, **parameters):
         @tf.custom_gradient

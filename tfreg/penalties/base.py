@@ -2,13 +2,13 @@
 
 import difflib
 import inspect
-import math
-import numbers
 import re
 
 import tensorflow as tf
 
 from tfreg import backend, kernels
+from tfreg.checks import check_non_negative
+from tfreg.layout import Layout
 
 _CLASSES: dict[str, type] = {}
 
@@ -16,40 +16,16 @@ _CLASSES: dict[str, type] = {}
 def register(cls):
     """Makes a penalty known to both Kerases and to `tfreg.get`."""
     _CLASSES[cls.__name__] = cls
-    return backend.register(cls)
-
-
-def check_number(name, value, expected, accept=math.isfinite):
-    """`value` as a float if it is a real number that `accept` holds for."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number) and accept(number):
-            return number
-        error: type[Exception] = ValueError
-    else:
-        error = TypeError
-    raise error(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
-
-
-def check_non_negative(name, value):
-    return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
-
-
-def check_bool(name, value):
-    if not isinstance(value, bool):
-        raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
-    return value
+    return backend.register_regularizer(cls)
 
 
 class Penalty(backend.Regularizer):
     """A strength times a function of a weight tensor, as a regularizer of either Keras.
 
     A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
-    and defines `_value(tensor)`; `_prox(tensor, step_size)` where that has a closed form; and
-    `_check(rank, weight_name)` where some weights cannot be penalized.
+    and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
+    closed form; `_check(layout, weight_name)` where some weights cannot be penalized; and
+    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights.
 
     Args:
         factor: the strength, a finite non-negative number.
@@ -73,7 +49,12 @@ class Penalty(backend.Regularizer):
             TypeError: if `weight` is not dense or not floating-point.
             ValueError: if `weight` is a scalar or lacks an axis that the penalty names.
         """
-        return backend.loss_value(self._value(self._tensor(weight)), weight)
+        return self.value_on(weight, None)
+
+    def value_on(self, weight, layout):
+        """The value at a `weight` whose axes mean what `layout` says; None goes by position."""
+        tensor, layout = self._checked(weight, layout)
+        return backend.loss_value(self._value(tensor, layout), weight)
 
     @tf.autograph.experimental.do_not_convert
     def prox(self, weight, step_size):
@@ -100,22 +81,35 @@ class Penalty(backend.Regularizer):
         Reference:
             Parikh and Boyd, Proximal algorithms, 2014.
         """
-        tensor = self._tensor(weight)
-        return self._prox(tensor, _check_step_size(step_size, tensor.dtype))
+        tensor, layout = self._checked(weight, None)
+        return self._prox(tensor, layout, _check_step_size(step_size, tensor.dtype))
 
-    def _tensor(self, weight):
+    def _checked(self, weight, layout):
         tensor = backend.weight_tensor(weight)
-        self._check(tensor.shape.rank, backend.weight_name(weight))
-        return tensor
+        layout = layout or Layout.positional(tensor.shape.rank)
+        self._check(layout, backend.weight_name(weight))
+        return tensor, layout
 
-    def _check(self, rank, weight_name):
-        """Raises a ValueError if the penalty cannot apply to a weight of `rank`."""
+    def _check(self, layout, weight_name):
+        """Raises a ValueError if the penalty cannot apply to a weight with `layout`."""
 
-    def _value(self, tensor):
-        raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor)`.")
+    def _value(self, tensor, layout):
+        raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor, layout)`.")
 
-    def _prox(self, tensor, step_size):
+    def _prox(self, tensor, layout, step_size):
         raise NotImplementedError(f"{type(self).__name__} has no proximal operator.")
+
+    def _check_joint(self):
+        """Raises a ValueError if the penalty does not couple weights."""
+        raise ValueError(
+            "Argument `penalty` must be one that couples weights. On several weights "
+            f"{type(self).__name__} is the sum of what it is on each, which add_penalty gives "
+            f"without Joint. Received: penalty={self!r}"
+        )
+
+    def _joint_value(self, tensors, layouts, names):
+        """The value at several weights together, called `names` in messages."""
+        raise NotImplementedError(f"{type(self).__name__} does not couple weights.")
 
     def get_config(self):
         """The arguments of the constructor as they were given, in JSON's types."""
@@ -173,7 +167,7 @@ def _check_step_size(step_size, dtype):
 
 
 def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def get(identifier):

@@ -1,8 +1,9 @@
-"""Sum: several penalties on one weight."""
+"""Sum: several penalties on one weight. Joint: one penalty on several weights."""
 
 import tensorflow as tf
 
 from tfreg import backend, kernels
+from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, register
 
 
@@ -44,17 +45,37 @@ class Sum(Penalty):
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
 
-    def _check(self, rank, weight_name):
+    def _check(self, layout, weight_name):
         for penalty in self.penalties:
             if isinstance(penalty, Penalty):
-                penalty._check(rank, weight_name)
+                penalty._check(layout, weight_name)
 
-    def _value(self, tensor):
+    def _value(self, tensor, layout):
         dtype = kernels.accumulation_dtype(tensor.dtype)
         accumulated = tf.cast(tensor, dtype)
-        return tf.add_n([tf.cast(penalty(accumulated), dtype) for penalty in self.penalties])
+        return tf.add_n(
+            [
+                penalty._value(accumulated, layout)
+                if isinstance(penalty, Penalty)
+                else tf.cast(penalty(accumulated), dtype)
+                for penalty in self.penalties
+            ]
+        )
 
-    def _prox(self, tensor, step_size):
+    def _check_joint(self):
+        for penalty in self.penalties:
+            if not isinstance(penalty, Penalty):
+                raise ValueError(
+                    "Argument `penalty` must couple weights, which no regularizer of Keras does. "
+                    f"Received: {penalty!r} in penalty={self!r}"
+                )
+            penalty._check_joint()
+
+    def _joint_value(self, tensors, layouts, names):
+        values = [penalty._joint_value(tensors, layouts, names) for penalty in self.penalties]
+        return tf.add_n(values)
+
+    def _prox(self, tensor, layout, step_size):
         raise NotImplementedError(
             "The proximal operator of a sum is not the sum or the composition of those of its "
             "members, and has no closed form in general. Use a penalty that has one: for the L1 "
@@ -73,3 +94,93 @@ class Sum(Penalty):
                 for entry in config["penalties"]
             ]
         return super().from_config(config)
+
+
+@backend.register
+class Joint:
+    """One penalty on several weights together, for `tfreg.add_penalty`.
+
+    `penalty(w_1, ..., w_n)`
+
+    - `GroupLasso` and `SparseGroupLasso` tie the weights' groups: the k-th groups of all of them
+      are one group, `factor * sum_k sqrt(size_k) * sqrt(sum_i ||w_ik||^2)`, which goes as a whole.
+      Their `axis` may be a list with an entry for each weight.
+    - `TotalVariation` compares each weight with the next one of the same shape:
+      `factor * sum_i ||w_(i+1) - w_i||_1`, a smoothness over depth.
+    - A function of a list of tensors, registered with Keras, is what it returns.
+
+    Args:
+        penalty: a penalty of those, a `Sum` of them, or a function that was registered with
+            `keras.saving.register_keras_serializable`.
+
+    Raises:
+        TypeError: if `penalty` is none of these.
+        ValueError: if it is a penalty that does not couple weights, or a function that a saved
+            model could not name.
+
+    Example:
+
+    >>> penalty = tfreg.Joint(tfreg.GroupLasso(1.0, axis=["output", "input"], size_weighted=False))
+    >>> first, second = tf.constant([[3.0, 0.0]]), tf.constant([[4.0], [0.0]])
+    >>> float(penalty([first, second]))
+    5.0
+    """
+
+    def __init__(self, penalty):
+        if isinstance(penalty, Penalty):
+            penalty._check_joint()
+        elif backend.is_regularizer(penalty) or isinstance(penalty, Joint) or not callable(penalty):
+            raise TypeError(
+                "Argument `penalty` must be a penalty that couples weights or a registered "
+                f"function of a list of tensors. Received: penalty={penalty!r}"
+            )
+        else:
+            backend.check_serializable("penalty", penalty)
+        self.penalty = penalty
+
+    def __call__(self, weights):
+        """The penalty's value at `weights`, a list; names of axes go by position."""
+        if not isinstance(weights, (list, tuple)) or not weights:
+            raise TypeError(
+                "Argument `weights` must be a non-empty list of tensors or variables: tfreg.Joint "
+                "goes with tfreg.add_penalty and is no layer's regularizer. "
+                f"Received: {type(weights).__name__}"
+            )
+        return self.value_on(weights, [None] * len(weights))
+
+    @tf.autograph.experimental.do_not_convert
+    def value_on(self, weights, layouts):
+        """The value at `weights` whose axes mean what `layouts` say; None goes by position."""
+        tensors = [backend.weight_tensor(weight) for weight in weights]
+        if isinstance(self.penalty, Penalty):
+            layouts = [
+                layout or Layout.positional(tensor.shape.rank)
+                for layout, tensor in zip(layouts, tensors)
+            ]
+            names = _distinct([backend.weight_name(weight) for weight in weights])
+            value = self.penalty._joint_value(tensors, layouts, names)
+        else:
+            value = tf.convert_to_tensor(self.penalty(kernels.with_common_dtype(tensors)))
+            if value.shape.rank != 0:
+                raise ValueError(
+                    "The function of a tfreg.Joint must return a scalar. "
+                    f"Received: a tensor of shape {value.shape} from {self.penalty!r}"
+                )
+        return backend.loss_value(value, weights[0])
+
+    def get_config(self):
+        return {"penalty": backend.serialize(self.penalty)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(backend.deserialize(config["penalty"]))
+
+    def __repr__(self):
+        return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"
+
+
+def _distinct(names):
+    """`names`, with their place where they are those of tensors and so alike."""
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} at {place}" for place, name in enumerate(names)]

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from tfreg.checks import check_bool, check_number, is_int
 from tfreg.groups import Groups
-from tfreg.kernels import compiled, kernel, signum, total
-from tfreg.penalties.base import Penalty, check_bool, check_number, register
+from tfreg.kernels import compiled, kernel, signum, total, with_common_dtype
+from tfreg.penalties.base import Penalty, register
 
 
 def _group_weights(w, groups, size_weighted):
@@ -57,6 +58,31 @@ def _group_soft_threshold(w, threshold, groups):
     return groups.spread(shrinkage, w) * w
 
 
+@kernel
+def l1_norm(w):
+    """`||w||_1`"""
+    return total(tf.abs(w))
+
+
+@l1_norm.gradient
+def _(w):
+    """`sign(w)`"""
+    return signum(w)
+
+
+@kernel
+def group_norms(w, groups):
+    """`||w_g||_2` of each group, as a vector"""
+    return tf.reshape(groups.norm(w), [-1])
+
+
+@group_norms.pullback
+def _(w, upstream, groups):
+    """`upstream_g w_g / ||w_g||_2`"""
+    grid = tf.reshape(upstream, groups.grid_shape(w))
+    return groups.spread(grid, w) * groups.direction(w)
+
+
 @compiled
 def group_lasso_prox(w, strength, groups, size_weighted):
     threshold = strength * _group_weights(w, groups, size_weighted)
@@ -70,6 +96,10 @@ def sparse_group_lasso_prox(w, strength, l1, l2, groups, size_weighted):
         return sparse
     threshold = strength * l2 * _group_weights(w, groups, size_weighted)
     return _group_soft_threshold(sparse, threshold, groups)
+
+
+# In a stack of one vector per weight of a joint penalty, those that the same groups are part of.
+_ACROSS_WEIGHTS = Groups(axis=0)
 
 
 @register
@@ -92,8 +122,10 @@ class GroupLasso(Penalty):
             - `"shape"`: the last axis, one group per position of the kernel, across filters.
             - `"all"`: the whole weight.
 
-            The names go by position, whatever the layer. On a rank-1 weight `"output"` and
-            `"input"` make each element a group.
+            Under `tfreg.add_penalty` the names mean what they say on every layer, and there is
+            `"head"`, one group per attention head; as a layer's own argument they go by
+            position. On a rank-1 weight `"output"` and `"input"` make each element a group.
+            For `tfreg.Joint` it may be a list of such names and tuples, one for each weight.
         group_size: with integer axes only: cuts each spanned axis into runs of that many
             consecutive entries; an int for one axis, a tuple with an entry per axis for
             several, None to keep an axis whole. The last run is shorter where the length does
@@ -120,28 +152,79 @@ class GroupLasso(Penalty):
 
     def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
         super().__init__(factor)
-        self._groups = Groups(axis, group_size)
+        self._is_per_weight = isinstance(axis, list) and any(not is_int(entry) for entry in axis)
+        entries = axis if self._is_per_weight else [axis]
+        self._groups = [Groups(entry, group_size) for entry in entries]
         self.size_weighted = check_bool("size_weighted", size_weighted)
 
     @property
     def axis(self):
-        return self._groups.axis
+        axes = [groups.axis for groups in self._groups]
+        return axes if self._is_per_weight else axes[0]
 
     @property
     def group_size(self):
-        return self._groups.group_size
+        return self._groups[0].group_size
 
-    def _check(self, rank, weight_name):
-        self._groups.check(rank, weight_name)
+    def _check(self, layout, weight_name):
+        if self._is_per_weight:
+            raise ValueError(
+                "Argument `axis` must be one for all weights, but under tfreg.Joint. "
+                f"Received: axis={self.axis!r} for weight {weight_name}"
+            )
+        self._groups[0].on(layout, weight_name)
 
-    def _parameters(self):
-        return {"groups": self._groups, "size_weighted": self.size_weighted}
+    def _parameters(self, layout):
+        return {"groups": self._groups[0].on(layout), "size_weighted": self.size_weighted}
 
-    def _value(self, tensor):
-        return group_lasso(tensor, factor=self.factor, **self._parameters())
+    def _value(self, tensor, layout):
+        return group_lasso(layout.split(tensor), factor=self.factor, **self._parameters(layout))
 
-    def _prox(self, tensor, step_size):
-        return group_lasso_prox(tensor, strength=step_size * self.factor, **self._parameters())
+    def _prox(self, tensor, layout, step_size):
+        strength = step_size * self.factor
+        parameters = self._parameters(layout)
+        result = group_lasso_prox(layout.split(tensor), strength=strength, **parameters)
+        return layout.merge(result, tensor)
+
+    def _check_joint(self):
+        pass
+
+    def _joint_value(self, tensors, layouts, names):
+        groups = [
+            groups.on(layout, name)
+            for groups, layout, name in zip(self._groups_of(names), layouts, names)
+        ]
+        weights = with_common_dtype(
+            [layout.split(tensor) for layout, tensor in zip(layouts, tensors)]
+        )
+        norms = [group_norms(w, factor=1.0, groups=group) for w, group in zip(weights, groups)]
+        counts = [norm.shape[0] for norm in norms]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"{type(self).__name__} over several weights ties their k-th groups, of which all "
+                f"must have as many. Received: {dict(zip(names, counts))} groups for {self!r}"
+            )
+        stack = tf.stack(norms)
+        if self.size_weighted:
+            sizes = [
+                tf.reshape(tf.broadcast_to(group.sizes(w), group.grid_shape(w)), [-1])
+                for w, group in zip(weights, groups)
+            ]
+            # The norm of a scaled group is the scaled norm.
+            stack *= tf.sqrt(tf.add_n(sizes))
+        return group_lasso(
+            stack, factor=self.factor, groups=_ACROSS_WEIGHTS, size_weighted=False
+        )
+
+    def _groups_of(self, names):
+        if not self._is_per_weight:
+            return self._groups * len(names)
+        if len(self._groups) != len(names):
+            raise ValueError(
+                "Argument `axis` must have an entry for each weight. "
+                f"Received: axis={self.axis!r} for the weights {list(names)}"
+            )
+        return self._groups
 
 
 @register
@@ -179,14 +262,27 @@ class SparseGroupLasso(GroupLasso):
             "l1_ratio", l1_ratio, "a number in [0, 1]", lambda number: 0 <= number <= 1
         )
 
-    def _parameters(self):
+    def _parameters(self, layout):
         l1, l2 = self.l1_ratio or None, (1.0 - self.l1_ratio) or None
-        return {"l1": l1, "l2": l2, **super()._parameters()}
+        return {"l1": l1, "l2": l2, **super()._parameters(layout)}
 
-    def _value(self, tensor):
-        return sparse_group_lasso(tensor, factor=self.factor, **self._parameters())
-
-    def _prox(self, tensor, step_size):
-        return sparse_group_lasso_prox(
-            tensor, strength=step_size * self.factor, **self._parameters()
+    def _value(self, tensor, layout):
+        return sparse_group_lasso(
+            layout.split(tensor), factor=self.factor, **self._parameters(layout)
         )
+
+    def _prox(self, tensor, layout, step_size):
+        strength = step_size * self.factor
+        parameters = self._parameters(layout)
+        result = sparse_group_lasso_prox(layout.split(tensor), strength=strength, **parameters)
+        return layout.merge(result, tensor)
+
+    def _joint_value(self, tensors, layouts, names):
+        terms = []
+        if self.l1_ratio > 0:
+            terms += [
+                self.l1_ratio * l1_norm(w, factor=self.factor) for w in with_common_dtype(tensors)
+            ]
+        if self.l1_ratio < 1:
+            terms.append((1.0 - self.l1_ratio) * super()._joint_value(tensors, layouts, names))
+        return tf.add_n(terms)

@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
-from tfreg.groups import Groups, along, check_axis, is_int, known_shape, resolve_axes
-from tfreg.kernels import kernel, signum, total
-from tfreg.penalties.base import Penalty, check_bool, register
+from tfreg.checks import check_bool, is_int
+from tfreg.groups import Groups, along, check_axis, resolve_axes
+from tfreg.kernels import accumulation_dtype, kernel, signum, total, with_common_dtype
+from tfreg.layout import known_shape
+from tfreg.penalties.base import Penalty, register
 
 # In a stack of one difference per axis, those at one point.
 _POINTS = Groups(axis=0)
@@ -95,7 +97,8 @@ class TotalVariation(Penalty):
             differences between the end of a row and the start of the next included. On the
             kernel `(inputs, units)` of a Dense layer `axis=0` compares neighbouring inputs of
             each unit; on that of a Conv2D layer, `(height, width, channels, filters)`,
-            `axis=(0, 1)` compares neighbouring positions of each filter.
+            `axis=(0, 1)` compares neighbouring positions of each filter. Under `tfreg.Joint`
+            it must be None: there the differences are those of one weight and the next.
         order: the order of the differences, an int >= 1. An axis no longer than `order`
             contributes nothing.
         isotropic: whether to take, at each point, the Euclidean norm of the differences along
@@ -130,20 +133,40 @@ class TotalVariation(Penalty):
                 f"Received: isotropic=True, order={order!r}"
             )
 
-    def _check(self, rank, weight_name):
+    def _check(self, layout, weight_name):
         if self.axis is not None:
-            resolve_axes(self.axis, rank, weight_name)
+            resolve_axes(self.axis, layout.rank, weight_name)
 
-    def _value(self, tensor):
+    def _value(self, tensor, layout):
         if self.axis is None:
-            tensor, axes = tf.reshape(tensor, [-1]), (0,)
-        else:
-            axes = resolve_axes(self.axis, tensor.shape.rank)
+            return self._along((1,), layout.gates_apart(tensor))
+        axes = layout.neighbours(resolve_axes(self.axis, layout.rank))
+        return self._along(axes, layout.split(tensor))
+
+    def _along(self, axes, tensor):
+        if not axes:
+            return tf.zeros([], accumulation_dtype(tensor.dtype))
         if self.isotropic:
             return isotropic_total_variation(tensor, factor=self.factor, axes=axes)
         return total_variation(tensor, factor=self.factor, axes=axes, order=self.order)
 
-    def _prox(self, tensor, step_size):
+    def _check_joint(self):
+        if self.axis is not None:
+            raise ValueError(
+                "Argument `penalty` must have no `axis` where it couples weights: the differences "
+                f"are those of one weight and the next. Received: penalty={self!r}"
+            )
+
+    def _joint_value(self, tensors, layouts, names):
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                "TotalVariation over several weights takes the differences of one and the next, "
+                f"which must have the same shape. Received: {dict(zip(names, shapes))}"
+            )
+        return self._along((0,), tf.stack(with_common_dtype(tensors)))
+
+    def _prox(self, tensor, layout, step_size):
         raise NotImplementedError(
             "The proximal operator of the total variation has no closed form: it is the solution "
             "of an optimization problem of its own. Use TotalVariation as a regularizer, or a "

@@ -1,9 +1,17 @@
 """Structured weight penalties for Keras 3 on TensorFlow and for tf_keras."""
 
-from tfreg import kernels
+from tfreg import kernels, layers, schedules
+from tfreg.model import (
+    add_penalty,
+    clone_model,
+    get_penalties,
+    regularization_loss,
+    remove_penalties,
+)
 from tfreg.penalties import (
     BoxPenalty,
     GroupLasso,
+    Joint,
     SparseGroupLasso,
     Sum,
     TotalVariation,
@@ -15,9 +23,17 @@ __version__ = "0.1.0"
 __all__ = [
     "BoxPenalty",
     "GroupLasso",
+    "Joint",
     "SparseGroupLasso",
     "Sum",
     "TotalVariation",
+    "add_penalty",
+    "clone_model",
     "get",
+    "get_penalties",
     "kernels",
+    "layers",
+    "regularization_loss",
+    "remove_penalties",
+    "schedules",
 ]

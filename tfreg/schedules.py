@@ -1,0 +1,104 @@
+"""A multiplier of the strength as a function of the optimizer's step."""
+
+import tensorflow as tf
+
+from tfreg import backend
+from tfreg.checks import check_non_negative, is_int
+
+
+def check_schedule(schedule):
+    """`schedule` if it is None or a callable of the step that a saved model can name."""
+    if schedule is None:
+        return None
+    if isinstance(schedule, type) or not callable(schedule):
+        raise TypeError(
+            "Argument `schedule` must be None, a LearningRateSchedule or a registered callable of "
+            f"the step. Received: schedule={schedule!r}"
+        )
+    backend.check_serializable("schedule", schedule)
+    return schedule
+
+
+def multiplier(schedule, optimizer, dtype):
+    """What `schedule` multiplies the strength by at the `optimizer`'s next step, as `dtype`."""
+    if optimizer is None:
+        raise RuntimeError(
+            "The schedule of a penalty counts the steps of the model's optimizer, and the model "
+            "has none. Compile it, or, for a loop of your own, set model.optimizer. A schedule "
+            "goes on the outermost model, whose optimizer steps."
+        )
+    value = tf.convert_to_tensor(schedule(tf.convert_to_tensor(optimizer.iterations)))
+    if value.shape.rank != 0:
+        raise ValueError(
+            "Argument `schedule` must return a scalar. "
+            f"Received: a tensor of shape {value.shape} from {schedule!r}"
+        )
+    return tf.cast(value, dtype)
+
+
+@backend.register
+class CubicRamp:
+    """A ramp that rises fast at first and levels off: the warm-up of a penalty.
+
+    `peak + (start - peak) * (1 - t)^3` with `t = (step - begin) / (end - begin)` clipped to [0, 1]
+
+    Args:
+        begin: the step at which the ramp begins, an int >= 0. Before it the value is `start`.
+        end: the step at which it ends, an int > `begin`. From there on the value is `peak`.
+        start: the multiplier of the strength at `begin`, a finite number >= 0.
+        peak: the multiplier at `end`, a finite number >= 0.
+
+    Raises:
+        TypeError, ValueError: for other arguments.
+
+    Example:
+
+    >>> ramp = tfreg.schedules.CubicRamp(begin=100, end=200)
+    >>> [float(ramp(step)) for step in (0, 100, 150, 200, 1000)]
+    [0.0, 0.0, 0.875, 1.0, 1.0]
+
+    Reference:
+        Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model
+        compression, 2017.
+    """
+
+    def __init__(self, begin, end, start=0.0, peak=1.0):
+        self.begin = _check_step("begin", begin)
+        self.end = _check_step("end", end)
+        if self.end <= self.begin:
+            raise ValueError(
+                f"Argument `end` must be above `begin`. Received: begin={begin!r}, end={end!r}"
+            )
+        self.start = check_non_negative("start", start)
+        self.peak = check_non_negative("peak", peak)
+
+    def __call__(self, step):
+        """The multiplier at `step`, an int or a scalar tensor, as a float32 tensor."""
+        # In integers first: past 2^24 float32 does not tell one step from the next.
+        elapsed = tf.cast(step, tf.int64) - self.begin
+        t = tf.cast(elapsed, tf.float32) / float(self.end - self.begin)
+        rest = 1.0 - tf.clip_by_value(t, 0.0, 1.0)
+        return self.peak + (self.start - self.peak) * rest**3
+
+    def get_config(self):
+        return {
+            "begin": self.begin,
+            "end": self.end,
+            "start": self.start,
+            "peak": self.peak,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        return (
+            f"CubicRamp(begin={self.begin}, end={self.end}, start={self.start}, peak={self.peak})"
+        )
+
+
+def _check_step(name, value):
+    if not (is_int(value) and value >= 0):
+        raise ValueError(f"Argument `{name}` must be an int >= 0. Received: {name}={value!r}")
+    return int(value)

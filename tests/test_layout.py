@@ -1,0 +1,164 @@
+"""What each axis of a weight means, and what the penalties make of it."""
+
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+import tfreg
+from tfreg.groups import Groups
+from tfreg.layout import Layout
+
+LSTM = Layout(("input", (("gate", 4), "output")))
+LSTM_BIAS = Layout(((("gate", 4), "output"),))
+GRU_BIAS = Layout(("gate", (("gate", 3), "output")))
+PROJECTION = Layout(("input", "head output", "output"))
+
+
+def ints(shape):
+    return np.arange(np.prod(shape), dtype="float64").reshape(shape)
+
+
+def groups_of(layout, axis, w, group_size=None):
+    """The entries of `w`, which are distinct, in each group."""
+    split = layout.split(tf.constant(w))
+    groups = Groups(axis, group_size).on(layout)
+    count = int(np.prod(groups.grid_shape(split)))
+    numbers = groups.spread(tf.reshape(tf.range(count), groups.grid_shape(split)), split)
+    numbers = np.broadcast_to(numbers, split.shape).ravel()
+    return [set(split.numpy().ravel()[numbers == number]) for number in range(count)]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("axis", ["output", "input", "shape", "all"])
+def test_by_position_the_names_mean_what_they_did(axis, rank):
+    w = ints((2, 3, 2, 3, 2)[:rank])
+    expected = [{w[i] for i in group} for group in oracles.groups(w.shape, axis).values()]
+    assert sorted(map(sorted, groups_of(Layout.positional(rank), axis, w))) == sorted(
+        map(sorted, expected)
+    )
+
+
+def test_a_unit_spans_its_columns_of_all_gates():
+    kernel, bias = ints((2, 12)), ints((12,))
+    units = [set(kernel.reshape(2, 4, 3)[:, :, unit].ravel()) for unit in range(3)]
+    assert groups_of(LSTM, "output", kernel) == units
+    assert groups_of(LSTM, "input", kernel) == [set(row) for row in kernel]
+    assert groups_of(LSTM, "shape", kernel) == [set(row) for row in kernel]
+    assert groups_of(LSTM_BIAS, "output", bias) == [set(bias[unit::3]) for unit in range(3)]
+    assert groups_of(LSTM_BIAS, "input", bias) == groups_of(LSTM_BIAS, "output", bias)
+    biases = ints((2, 9))
+    units = [set(biases.reshape(6, 3)[:, unit]) for unit in range(3)]
+    assert groups_of(GRU_BIAS, "output", biases) == units
+
+
+def test_integer_axes_are_those_of_the_weight_and_runs_stay_in_a_gate():
+    kernel = ints((2, 12))
+    assert groups_of(LSTM, 0, kernel) == [set(column) for column in kernel.T]
+    assert groups_of(LSTM, 1, kernel) == groups_of(LSTM, -1, kernel)
+    assert groups_of(LSTM, 1, kernel) == [set(row) for row in kernel]
+    runs = groups_of(LSTM, 1, kernel, group_size=2)
+    gates = [gate for row in kernel for gate in row.reshape(4, 3)]
+    assert runs == [set(gate[start : start + 2]) for gate in gates for start in (0, 2)]
+
+
+def test_heads():
+    w = ints((3, 2, 4))
+    assert groups_of(PROJECTION, "head", w) == [set(w[:, head].ravel()) for head in range(2)]
+    assert groups_of(PROJECTION, "input", w) == [set(row.ravel()) for row in w]
+    columns = [set(w[:, head, i]) for head in range(2) for i in range(4)]
+    assert groups_of(PROJECTION, "output", w) == columns
+
+
+@pytest.mark.parametrize("axis", ["head", "output", "input"])
+def test_a_weight_without_such_an_axis_is_an_error_that_names_it(axis):
+    layout = Layout(("feature", "position"))
+    with pytest.raises(ValueError, match=f"axis='{axis}' for weight 'a/b'.*hold {axis}s"):
+        Groups(axis).on(layout, "'a/b'")
+
+
+def test_differences_do_not_cross_gates():
+    w = np.random.default_rng(0).normal(size=(5, 12))
+    gates = [w[:, 3 * gate : 3 * gate + 3] for gate in range(4)]
+
+    def value(w, layout, **arguments):
+        penalty = tfreg.TotalVariation(1.0, **arguments)
+        return float(penalty.value_on(tf.constant(w), layout))
+
+    for arguments in [{}, {"axis": 0}, {"axis": 1}, {"axis": -1, "order": 2}, {"axis": (0, 1)}]:
+        expected = sum(oracles.total_variation(gate, **arguments) for gate in gates)
+        np.testing.assert_allclose(value(w, LSTM, **arguments), expected, rtol=1e-12)
+    isotropic = {"axis": (0, 1), "isotropic": True}
+    assert value(w, LSTM, **isotropic) > 0
+    bias = np.random.default_rng(1).normal(size=(2, 9))
+    rows = bias.reshape(6, 3)
+    expected = sum(oracles.total_variation(row) for row in rows)
+    np.testing.assert_allclose(value(bias, GRU_BIAS), expected, rtol=1e-12)
+    np.testing.assert_allclose(value(bias, GRU_BIAS, axis=1), expected, rtol=1e-12)
+    assert value(bias, GRU_BIAS, axis=0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        tfreg.GroupLasso(0.2),
+        tfreg.SparseGroupLasso(0.2, 0.5),
+        tfreg.GroupLasso(0.2, axis=1, group_size=2),
+        tfreg.TotalVariation(0.2),
+        tfreg.BoxPenalty(0.2, -0.1, 0.1),
+        tfreg.GroupLasso(0.2) + tfreg.TotalVariation(0.1, axis=1),
+    ],
+    ids=repr,
+)
+def test_gradients_over_a_layout_are_those_of_finite_differences(penalty):
+    w = np.random.default_rng(0).normal(size=(3, 12))
+    tensor = tf.constant(w)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value = penalty.value_on(tensor, LSTM)
+    expected = oracles.finite_differences(
+        lambda x: float(penalty.value_on(tf.constant(x), LSTM)), w
+    )
+    np.testing.assert_allclose(tape.gradient(value, tensor), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("penalty", [tfreg.GroupLasso(0.5), tfreg.SparseGroupLasso(0.5, 0.4)])
+def test_prox_over_a_layout_is_that_of_each_unit(penalty):
+    w = np.random.default_rng(0).normal(size=(3, 12))
+    actual = penalty._prox(tf.constant(w), LSTM, 1.0).numpy().reshape(3, 4, 3)
+    for unit in range(3):
+        entries = w.reshape(3, 4, 3)[:, :, unit]
+        expected = penalty.prox(tf.constant(entries.ravel()[:, np.newaxis]), 1.0)
+        np.testing.assert_allclose(actual[:, :, unit].ravel(), expected[:, 0], rtol=1e-12)
+
+
+def test_a_layout_with_unknown_lengths():
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float64)])
+    def value(w):
+        total = tfreg.TotalVariation(1.0).value_on(w, LSTM)
+        return total + tfreg.GroupLasso(1.0).value_on(w, LSTM)
+
+    w = tf.constant(np.random.default_rng(0).normal(size=(5, 12)))
+    expected = tfreg.TotalVariation(1.0).value_on(w, LSTM) + tfreg.GroupLasso(1.0).value_on(w, LSTM)
+    np.testing.assert_allclose(value(w), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        "input",
+        ["input", "units"],
+        ("input", ""),
+        ("input", ()),
+        ("input", ("gate", "output")),
+        ("input", (("gate", 0), "output")),
+        ("input", (("gate", 2.0), "output")),
+        ("input", (("gate", 4, 4), "output")),
+        ("input", 3),
+        None,
+    ],
+    ids=repr,
+)
+def test_bad_layouts(axes):
+    with pytest.raises(ValueError, match="layout must be.*Received"):
+        Layout(axes)

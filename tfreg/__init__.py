@@ -18,7 +18,7 @@ from tfreg.penalties import (
     get,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BoxPenalty",

@@ -27,7 +27,9 @@ def multiplier(schedule, optimizer, dtype):
             "has none. Compile it, or, for a loop of your own, set model.optimizer. A schedule "
             "goes on the outermost model, whose optimizer steps."
         )
-    value = tf.convert_to_tensor(schedule(tf.convert_to_tensor(optimizer.iterations)))
+    # Keras 3.8 counts the steps in what a LossScaleOptimizer wraps, and not in itself.
+    counter = getattr(optimizer, "inner_optimizer", optimizer)
+    value = tf.convert_to_tensor(schedule(tf.convert_to_tensor(counter.iterations)))
     if value.shape.rank != 0:
         raise ValueError(
             "Argument `schedule` must return a scalar. "

@@ -234,26 +234,40 @@ def test_a_layer_in_two_models_is_penalized_through_the_one_that_was_asked(api):
     )
 
 
-def test_the_plain_model_shows_through(api, capsys):
-    plain, model = cases.functional(api), cases.functional(api)
-    kinds = type(model).__mro__
+def summary(model):
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("kind", cases.BUILT, ids=lambda kind: kind.__name__)
+def test_the_plain_model_shows_through(api, kind):
+    model = kind(api)
+    kinds, name, plain_summary = type(model).__mro__, type(model).__name__, summary(model)
+    config, layers = model.get_config(), model.layers
+    names = getattr(model, "output_names", None)
     cases.add_penalties(model)
-    assert all(isinstance(model, kind) for kind in kinds)
-    assert type(model).__name__ == type(plain).__name__
-    assert [type(layer) for layer in model.layers] == [type(layer) for layer in plain.layers]
-    config, plain_config = model.get_config(), plain.get_config()
-    assert set(config) - set(plain_config) == {"tfreg"}
-    assert len(config["layers"]) == len(plain_config["layers"])
-    assert model.output_names == [model.layers[-1].name]
-    assert model.count_params() == plain.count_params()
+    assert all(isinstance(model, kind) for kind in kinds) and type(model).__name__ == name
+    assert summary(model) == plain_summary
+    assert all(a is b for a, b in zip(model.layers, layers, strict=True))
+    assert getattr(model, "output_names", None) == names
+    penalized = model.get_config()
+    assert set(penalized) - set(config) == {"tfreg"}
+    assert {key: value for key, value in penalized.items() if key != "tfreg"} == config
 
-    def summary(model):
-        lines = []
-        model.summary(print_fn=lambda line, **_: lines.append(line))
-        return "\n".join(lines)
 
-    before = summary(model)
-    assert summary(tfreg.remove_penalties(model)) == before
+def test_the_loss_of_a_loop_is_for_replicas():
+    strategy = tf.distribute.MirroredStrategy(
+        tf.config.list_logical_devices("CPU"),
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+    with strategy.scope():
+        model = tfreg.add_penalty(cases.sequential(keras), PER_WEIGHT)
+        with pytest.raises(RuntimeError, match="replica context"):
+            tfreg.regularization_loss(model)
+        shares = strategy.run(lambda: tfreg.regularization_loss(model)).values
+    expected = cases.penalties(cases.kernels(model), joint=0.0)[0]
+    np.testing.assert_allclose([float(share) for share in shares], [expected / 2] * 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [cases.sequential, cases.nested])

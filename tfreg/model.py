@@ -112,7 +112,7 @@ def add_penalty(model, penalty, weights=None, schedule=None):
         schedules.check_schedule(schedule),
     )
     if model.built:  # what the weights alone can show is an error now, not in the first step
-        _value(model, term, [weight.variable for weight in term.selection.select(model)])
+        _check_fit(model, term)
     _attach(model, [term])
     backend.renew_compiled_functions(model)
     return model
@@ -237,9 +237,7 @@ def regularization_loss(model):
     >>> gradients = tape.gradient(loss, model.trainable_variables)
     """
     losses = [tf.reduce_sum(loss) for loss in model.losses]
-    if len({loss.dtype for loss in losses}) > 1:
-        losses = with_common_dtype(losses)
-    return tf.nn.scale_regularization_loss(tf.add_n(losses) if losses else tf.constant(0.0))
+    return tf.nn.scale_regularization_loss(_sum(losses) if losses else tf.constant(0.0))
 
 
 def _checked_penalty(penalty):
@@ -252,6 +250,17 @@ def _checked_penalty(penalty):
             f"Received: penalty={penalty!r}"
         )
     return resolved if isinstance(resolved, Penalty) else Sum([resolved])
+
+
+def _check_fit(model, term):
+    """Raises a ValueError if the penalty cannot apply to the selected weights."""
+    variables = [weight.variable for weight in term.selection.select(model)]
+    laid_out = _layouts_of(model, variables)
+    if isinstance(term.penalty, Joint):
+        term.penalty.value_on(variables, laid_out)
+    else:  # without the value, whose kernels would be compiled here
+        for variable, layout in zip(variables, laid_out):
+            term.penalty._checked(variable, layout)
 
 
 def _loss(model, term):
@@ -271,12 +280,20 @@ def _loss(model, term):
 
 
 def _value(model, term, variables):
-    layouts = layers.weight_layouts(model)
-    laid_out = [layouts.get(id(variable)) for variable in variables]
+    laid_out = _layouts_of(model, variables)
     if isinstance(term.penalty, Joint):
         return term.penalty.value_on(variables, laid_out)
-    values = [term.penalty.value_on(*pair) for pair in zip(variables, laid_out)]
-    return tf.add_n(with_common_dtype(values) if len({v.dtype for v in values}) > 1 else values)
+    return _sum([term.penalty.value_on(*pair) for pair in zip(variables, laid_out)])
+
+
+def _layouts_of(model, variables):
+    layouts = layers.weight_layouts(model)
+    return [layouts.get(id(variable)) for variable in variables]
+
+
+def _sum(scalars):
+    alike = len({scalar.dtype for scalar in scalars}) == 1
+    return tf.add_n(scalars if alike else with_common_dtype(scalars))
 
 
 class _CallableLoss:

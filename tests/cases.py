@@ -142,7 +142,6 @@ JOINT_CASES = [
     _joint_sparse_group_lasso([(5, 4), (4, 3)], 0.0, ["output", "input"]),
     _joint_total_variation([(3, 4)] * 5),
     _joint_total_variation([(6,)] * 4, order=2),
-    _joint_total_variation([(3, 4)]),
     JointCase(
         tfreg.Joint(tfreg.TotalVariation(0.3) + tfreg.GroupLasso(0.2)),
         lambda weights: 0.3 * oracles.joint_total_variation(weights)

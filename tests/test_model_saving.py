@@ -122,7 +122,8 @@ def test_a_predicate_is_asked_before_a_model_is_saved(api):
         model.get_config()
     cases.set_initial_weights(model)
     places = model.get_config()["tfreg"]["penalties"][0]["weights"]
-    assert places == [{"weight": [i, 0]} for i in range(3)]
+    shapes = zip(cases.WIDTHS[:-1], cases.WIDTHS[1:])
+    assert places == [{"weight": [i, 0], "shape": list(w)} for i, w in enumerate(shapes)]
 
 
 @pytest.mark.parametrize("kind", cases.BUILT, ids=lambda kind: kind.__name__)
@@ -162,6 +163,34 @@ def test_what_cannot_hold_the_penalties_says_so(api, kind, tmp_path):
     plain = tfreg.remove_penalties(model)
     plain.save(tmp_path / "plain.keras")
     assert api.models.load_model(tmp_path / "plain.keras").losses == []
+
+
+def test_functions_that_save_do_not_drop_the_penalties_either(api, tmp_path):
+    inner = tfreg.add_penalty(cases.functional(api), PER_WEIGHT)
+    tfreg.add_penalty(inner, cases.JOINT, cases.first_two)
+    x = api.Input((6,))
+    for model in [inner, api.Model(x, inner(x))]:
+        paths = ["model.h5"] + (["saved_model"] if api is not keras else [])
+        for path in paths:
+            with pytest.raises(ValueError, match=r"Only the \.keras format"):
+                api.models.save_model(model, tmp_path / path)
+        api.models.save_model(model, tmp_path / "model.keras")
+        assert len(tfreg.get_penalties(api.models.load_model(tmp_path / "model.keras"))) == 2
+    if api is not keras:  # whose Sequential saves parts in a way that does hold them
+        model = api.Sequential([api.Input((6,)), inner])
+        model.save(tmp_path / "sequential.h5")
+        again = api.models.load_model(tmp_path / "sequential.h5")
+        assert [float(loss) for loss in again.losses] == [float(loss) for loss in model.losses]
+    tfreg.remove_penalties(inner)
+    inner.save(tmp_path / "plain.h5")
+
+
+def test_a_file_whose_weights_have_other_shapes_is_refused(api):
+    model = tfreg.add_penalty(cases.sequential(api), PER_WEIGHT)
+    config = model.get_config()
+    config["tfreg"]["penalties"][0]["weights"][0]["shape"] = [5, 6]
+    with pytest.raises(ValueError, match="not have a trainable weight where one was penalized"):
+        type(model).from_config(config).losses
 
 
 def test_keras_clone_model_of_a_functional_model_says_what_to_use(api):
@@ -263,7 +292,10 @@ def test_a_place_that_is_gone_is_an_error(api):
     tfreg.add_penalty(model, PER_WEIGHT)
     assert len(model.losses) == 1
     model.pop()
-    with pytest.raises(ValueError, match="no trainable weight at the place.*remove_penalties"):
-        model.losses
+    for layer in (None, api.layers.Dense(4)):  # of the same shape, in the same place
+        if layer is not None:
+            model.add(layer)
+        with pytest.raises(ValueError, match="not have a trainable weight.*remove_penalties"):
+            model.losses
     tfreg.remove_penalties(model)
     assert len(tfreg.add_penalty(model, PER_WEIGHT).losses) == 1

@@ -4,6 +4,7 @@ import functools
 import inspect
 import sys
 import types
+from typing import Any
 
 import tensorflow as tf
 
@@ -67,27 +68,38 @@ def _is_of(api, value):
     return api.__name__ in roots or _is_registered(api, type(value))
 
 
-def _is_registered(api, value):
+def _is_registered(api: Any, value):
     return api.saving.get_registered_object(api.saving.get_registered_name(value)) is value
 
 
-def check_serializable(name, value):
-    """Raises a ValueError if a saved model could not name `value`, a function or an object."""
+def check_registered(name, value):
+    """Raises a ValueError if a saved model could not name `value`, a function or an object.
+
+    The Kerases' own classes, as that of a layer, are none that a user registered.
+    """
     if isinstance(value, types.FunctionType):
-        can = any(_is_registered(api, value) for api in (keras, tf_keras))
+        is_known = any(_is_registered(api, value) for api in (keras, tf_keras))
     else:
-        is_known = (
-            type(value).__module__.split(".")[0] in ("keras", "tf_keras")
-            or _is_registered(keras, type(value))
-            or _is_registered(tf_keras, type(value))
+        is_known = hasattr(value, "get_config") and any(
+            _is_registered(api, type(value)) for api in (keras, tf_keras)
         )
-        can = hasattr(value, "get_config") and is_known
-    if not can:
+    if not is_known:
         raise ValueError(
             f"Argument `{name}` must be registered with "
-            "keras.saving.register_keras_serializable, so that a saved model can name it, which a "
-            f"lambda cannot be. Received: {name}={value!r}"
+            "keras.saving.register_keras_serializable, or be of a class that is, so that a saved "
+            f"model can name it: a lambda cannot be. Received: {name}={value!r}"
         )
+
+
+def is_schedule(value):
+    """Whether `value` is a learning-rate schedule that saved models of its Keras can name."""
+    cls = type(value)
+    is_kerases_own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
+    return any(
+        issubclass(cls, api.optimizers.schedules.LearningRateSchedule)
+        and (is_kerases_own or _is_registered(api, cls))
+        for api in (keras, tf_keras)
+    )
 
 
 def serialize(value):
@@ -127,6 +139,10 @@ def api_of(layer):
     return keras if isinstance(layer, keras.layers.Layer) else tf_keras
 
 
+def is_input(value):
+    return isinstance(value, (keras.layers.InputLayer, tf_keras.layers.InputLayer))
+
+
 def is_variable(value):
     return isinstance(value, (keras.Variable, tf.Variable))
 
@@ -147,7 +163,7 @@ def sublayers(layer):
     return [
         sublayer
         for sublayer in layer._flatten_layers(include_self=False, recursive=False)
-        if not isinstance(sublayer, (keras.layers.InputLayer, tf_keras.layers.InputLayer))
+        if not is_input(sublayer)
     ]
 
 
@@ -180,11 +196,11 @@ def regularized_weights(layer):
 def identity(cls):
     """What a saved model calls `cls`, the class of a model."""
     api = keras if issubclass(cls, keras.Model) else tf_keras
-    return {
-        "module": cls.__module__,
-        "class_name": cls.__name__,
-        "registered_name": api.saving.get_registered_name(cls),
-    }
+    module, name = cls.__module__, cls.__name__
+    if getattr(api, name, None) is cls:
+        return {"module": "keras", "class_name": name, "registered_name": None}
+    registered_name = api.saving.get_registered_name(cls)
+    return {"module": module, "class_name": name, "registered_name": registered_name}
 
 
 def call_alike(cls, registered):
@@ -196,12 +212,62 @@ def call_alike(cls, registered):
     getattr(registration, names)[cls] = api.saving.get_registered_name(registered)
 
 
+def saves_without_class(model):
+    """Whether `model` is being saved as .h5 or, in tf_keras, as SavedModel.
+
+    These name its class by what Python calls it, and so load the plain model.
+    """
+    if isinstance(model, keras.Model):
+        state = sys.modules["keras.src.backend.common.global_state"]
+        return bool(state.get_global_attribute("use_legacy_config", False))
+    if getattr(model, "use_legacy_config", False):
+        # tf_keras takes the flag back from the outermost model alone.
+        model.use_legacy_config = False
+        return True
+    return _in_old_format_of_tf_keras()
+
+
+def _in_old_format_of_tf_keras():
+    saved_model_utils = sys.modules["tf_keras.src.saving.legacy.saved_model.utils"]
+    return saved_model_utils.in_tf_saved_model_scope()
+
+
+def deserialize_model(api, config, custom_objects):
+    """The model of `api` that has this `config`, one with what `identity` gives."""
+    if api is tf_keras and _in_old_format_of_tf_keras():
+        # As part of an .h5 file, which names a class by one name.
+        name = config["registered_name"] or config["class_name"]
+        return tf_keras.layers.deserialize(
+            {"class_name": name, "config": config["config"]}, custom_objects
+        )
+    return api.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+
+
+def is_default(method):
+    """Whether Keras 3 takes `method` for its own and not for one that a user wrote."""
+    return getattr(method, "_is_default", False)
+
+
+def as_default(function):
+    """A copy of `function` that Keras 3 takes for its own method."""
+
+    def default(self):
+        return function(self)
+
+    setattr(default, "_is_default", True)
+    return functools.update_wrapper(default, function)
+
+
 def renew_compiled_functions(model):
-    """Has the next step of `model` traced anew; the running one, if it is in `fit`, goes on."""
-    if getattr(model, "train_function", None) is not None:
-        model.make_train_function(force=True)
-    if getattr(model, "test_function", None) is not None:
-        model.make_test_function(force=True)
+    """Has the next step of `model` traced anew, one in the middle of `fit` too."""
+    for kind in ("train", "test"):
+        if getattr(model, f"{kind}_function", None) is not None:
+            make = getattr(model, f"make_{kind}_function")
+            if "force" in inspect.signature(make).parameters:
+                make(force=True)
+            else:  # a user's own
+                setattr(model, f"{kind}_function", None)
+                make()
 
 
 def weight_path(weight, layer_names):

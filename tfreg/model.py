@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfreg import backend, layers, schedules
+from tfreg import backend, schedules
 from tfreg.kernels import with_common_dtype
 from tfreg.penalties import Joint, Sum, get
 from tfreg.penalties.base import Penalty
-from tfreg.selection import Selection, walk, weights_of
+from tfreg.selection import Contents, Selection, check_no_lora
 
 # To a type checker the classes below stand before any model's own class.
 _OwnClass: Any = object
@@ -59,16 +59,16 @@ def add_penalty(model, penalty, weights=None, schedule=None):
 
     It is what `Model.add_loss` should be for weights: the penalty counts once in `fit`,
     `evaluate`, `train_on_batch` and loops of your own that read `model.losses`, on one device or
-    under `tf.distribute`; it is saved and loaded with the model; and what was compiled before
-    follows. The model itself is changed: its class becomes one made from its own, of the same
-    name, which saves the penalties. On each layer the names of `GroupLasso.axis` mean what they
-    say: see `tfreg.layers`.
+    under `tf.distribute`; it is in the `.keras` file; and where the model was compiled before, its
+    next step follows. (A compiled model around this one must be compiled anew.) The model itself
+    is changed: its class becomes one made from its own, of the same name, which saves the
+    penalties. On each layer the names of `GroupLasso.axis` mean what they say: see `tfreg.layers`.
 
     Args:
         model: a model of either Keras: Sequential, Functional or subclassed, built or not,
             compiled or not.
-        penalty: a penalty, a Keras regularizer, the name or config of one as `tfreg.get` takes
-            it, or a `tfreg.Joint`.
+        penalty: a penalty, the name or config of one as `tfreg.get` takes it, a Keras regularizer
+            (which counts as the `Sum` of it alone), or a `tfreg.Joint`.
         weights: the weights to penalize, those of nested models included:
 
             - None: every kernel, embeddings included; no bias, no normalization weight.
@@ -78,11 +78,13 @@ def add_penalty(model, penalty, weights=None, schedule=None):
             - a list of layers (for their kernels), variables, layer names and weight paths. A
               `Joint` gets the weights in this order.
 
-            The choice is made once the model is built, and lasts. Frozen weights are left out of
+            The choice is made once all layers are built, and lasts. Frozen weights are left out of
             the loss as long as they are frozen; as one of several in a `Joint` they are
             constants.
         schedule: a multiplier of the strength: a `keras.optimizers.schedules` object,
-            `tfreg.schedules.CubicRamp` or another registered callable of `optimizer.iterations`.
+            `tfreg.schedules.CubicRamp` or another registered callable of the step, which is
+            `model.optimizer.iterations`: also in a loop of your own, whose optimizer the model
+            must have.
 
     Returns:
         `model`.
@@ -112,7 +114,7 @@ def add_penalty(model, penalty, weights=None, schedule=None):
         schedules.check_schedule(schedule),
     )
     if model.built:  # what the weights alone can show is an error now, not in the first step
-        _check_fit(model, term)
+        _check_fit(Contents(model), term)
     _attach(model, [term])
     backend.renew_compiled_functions(model)
     return model
@@ -162,23 +164,22 @@ def get_penalties(model):
     >>> attached.penalty
     BoxPenalty(factor=0.1, lower=-1.0, upper=1.0)
     """
-    paths = {id(weight.variable): weight.path for weight in weights_of(model)}
-    attached: list[tuple] = []
-    for _, _, layer in walk(model):
+    contents = Contents(model)
+    paths = {id(weight.variable): weight.path for weight in contents.weights}
+    attached = []
+    for _, names, layer in contents.layers:
         for term in _terms(layer):
-            weights = None
             if layer.built:
-                weights = [weight.variable for weight in term.selection.select(layer)]
-            attached.append((term.penalty, weights, term.schedule))
+                weights = [weight.variable for weight in term.selection.select(Contents(layer))]
+                of_weights = [paths[id(weight)] for weight in weights]
+                attached.append(AttachedPenalty(term.penalty, of_weights, term.schedule, weights))
+            else:
+                attached.append(AttachedPenalty(term.penalty, None, term.schedule))
         for weight, regularizer in backend.regularized_weights(layer):
             if isinstance(regularizer, Penalty):
-                attached.append((regularizer, [weight], None))
-    return [
-        AttachedPenalty(
-            penalty, weights and [paths[id(weight)] for weight in weights], schedule, weights
-        )
-        for penalty, weights, schedule in attached
-    ]
+                path = backend.weight_path(weight, names)
+                attached.append(AttachedPenalty(regularizer, [path], weights=[weight]))
+    return attached
 
 
 def clone_model(model):
@@ -252,43 +253,49 @@ def _checked_penalty(penalty):
     return resolved if isinstance(resolved, Penalty) else Sum([resolved])
 
 
-def _check_fit(model, term):
+def _check_fit(contents, term):
     """Raises a ValueError if the penalty cannot apply to the selected weights."""
-    variables = [weight.variable for weight in term.selection.select(model)]
-    laid_out = _layouts_of(model, variables)
+    selected = term.selection.select(contents)
+    check_no_lora(selected)
+    variables = [weight.variable for weight in selected]
+    layouts = [contents.layouts.get(id(variable)) for variable in variables]
     if isinstance(term.penalty, Joint):
-        term.penalty.value_on(variables, laid_out)
+        term.penalty.value_on(variables, layouts)
     else:  # without the value, whose kernels would be compiled here
-        for variable, layout in zip(variables, laid_out):
+        for variable, layout in zip(variables, layouts):
             term.penalty._checked(variable, layout)
 
 
-def _loss(model, term):
-    """What the term adds to the losses of the model; None if there is nothing to train."""
+def _losses(model, terms):
+    """What the terms add to the losses of the model; nothing where there is nothing to train."""
     if not model.built:
-        return None
-    selected = [weight.variable for weight in term.selection.select(model)]
-    trainable = {id(variable) for variable in model.trainable_weights}
-    to_train = [variable for variable in selected if id(variable) in trainable]
+        return []
+    contents = Contents(model)
+    losses = [_loss(contents, term) for term in terms]
+    return [loss for loss in losses if loss is not None]
+
+
+def _loss(contents, term):
+    selected = term.selection.select(contents)
+    check_no_lora(selected)
+    variables = [weight.variable for weight in selected]
+    to_train = [variable for variable in variables if id(variable) in contents.trainable]
     if not to_train:
         return None
-    value = _value(model, term, selected if isinstance(term.penalty, Joint) else to_train)
+    if isinstance(term.penalty, Joint):
+        layouts = [contents.layouts.get(id(variable)) for variable in variables]
+        value = term.penalty.value_on(variables, layouts)
+    else:
+        value = _sum(
+            [
+                term.penalty.value_on(variable, contents.layouts.get(id(variable)))
+                for variable in to_train
+            ]
+        )
     if term.schedule is None:
         return value
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(contents.model, "optimizer", None)
     return schedules.multiplier(term.schedule, optimizer, value.dtype) * value
-
-
-def _value(model, term, variables):
-    laid_out = _layouts_of(model, variables)
-    if isinstance(term.penalty, Joint):
-        return term.penalty.value_on(variables, laid_out)
-    return _sum([term.penalty.value_on(*pair) for pair in zip(variables, laid_out)])
-
-
-def _layouts_of(model, variables):
-    layouts = layers.weight_layouts(model)
-    return [layouts.get(id(variable)) for variable in variables]
 
 
 def _sum(scalars):
@@ -304,7 +311,7 @@ class _CallableLoss:
         self.term = term
 
     def __call__(self):
-        return _loss(self.model, self.term)
+        return next(iter(_losses(self.model, [self.term])), None)
 
 
 class _Terms:
@@ -321,17 +328,24 @@ def _terms(layer):
 class PenalizedModel(_OwnClass):
     """What a penalized model's class has before its own class: saving, and a way back."""
 
+    def __init_subclass__(cls, **kwargs):
+        """Not the own class's, which may register its subclasses, say."""
+
     def __new__(cls, *args, **kwargs):
         raise TypeError(
-            f"A penalized {cls.__name__} is not made by its class, as keras.models.clone_model "
-            "does. Use tfreg.clone_model(model)."
+            f"The class of a penalized {cls.__name__} makes no models, also none for "
+            "keras.models.clone_model. Use tfreg.clone_model(model) for a copy, or the class that "
+            "the model had before."
         )
 
     def get_config(self):
+        if backend.saves_without_class(self):
+            raise _cannot_save("an .h5 file or a SavedModel")
         config = dict(super().get_config())
+        contents = Contents(self)
         config[CONFIG_KEY] = {
             "model": backend.identity(_own_class(self)),
-            "penalties": [_term_config(self, term) for term in _terms(self)],
+            "penalties": [_term_config(contents, term) for term in _terms(self)],
         }
         return config
 
@@ -341,22 +355,21 @@ class PenalizedModel(_OwnClass):
         penalized = config.pop(CONFIG_KEY)
         own_class = getattr(cls, "_tfreg_own_class", None)
         known = {} if own_class is None else {own_class.__name__: own_class}
-        model = cls._tfreg_api.saving.deserialize_keras_object(
+        model = backend.deserialize_model(
+            cls._tfreg_api,
             {**penalized["model"], "config": config},
             custom_objects={**known, **(custom_objects or {})},
         )
         _attach(model, [_term_of(term) for term in penalized["penalties"]])
         return model
 
-    def save(self, filepath, *args, **kwargs):
-        arguments = inspect.signature(super().save).bind(filepath, *args, **kwargs).arguments
-        if not self._tfreg_can_save(str(filepath), arguments.get("save_format")):
-            raise ValueError(
-                "Only the .keras format holds the penalties over a model's weights. Use it, "
-                "save_weights, export, or save what tfreg.remove_penalties(model) returns. "
-                f"Received: filepath={str(filepath)!r}"
-            )
-        return super().save(filepath, *args, **kwargs)
+    def save(self, *args, **kwargs):
+        # Before get_config says so, and leaves a piece of a file.
+        arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
+        filepath = str(next(iter(arguments.values())))
+        if not self._tfreg_can_save(filepath, arguments.get("save_format")):
+            raise _cannot_save(f"filepath={filepath!r}")
+        return super().save(*args, **kwargs)
 
     def __deepcopy__(self, memo):
         reduced: Any = self.__reduce__()
@@ -374,8 +387,7 @@ class PenalizedKerasModel(PenalizedModel):
         return not filepath.endswith((".h5", ".hdf5"))
 
     def _get_own_losses(self):
-        losses = [_loss(self, term) for term in _terms(self)]
-        return super()._get_own_losses() + [loss for loss in losses if loss is not None]
+        return super()._get_own_losses() + _losses(self, _terms(self))
 
     def __reduce__(self):
         # The function is found by the name of its class, which only the model's own one has.
@@ -415,11 +427,21 @@ def _penalized_class(own_class):
     }
     if "build" in vars(own_class):  # tf_keras looks there whether a model has one of its own
         namespace["build"] = vars(own_class)["build"]
+    if is_of_keras_3 and backend.is_default(own_class.get_config):
+        # One that Keras fills in, or refuses to, by the arguments of the constructor.
+        namespace["get_config"] = backend.as_default(stand_in.get_config)
     cls = types.new_class(
         own_class.__name__, (stand_in, own_class), exec_body=lambda body: body.update(namespace)
     )
     backend.call_alike(cls, stand_in)
     return cls
+
+
+def _cannot_save(received):
+    return ValueError(
+        "Only the .keras format holds the penalties over a model's weights. Use it, save_weights, "
+        f"export, or save what tfreg.remove_penalties(model) returns. Received: {received}"
+    )
 
 
 def _own_class(model):
@@ -446,12 +468,10 @@ def _detach(model):
     object.__delattr__(model, "_tfreg_terms")
 
 
-def _term_config(model, term):
-    if model.built:
-        term.selection.select(model)
+def _term_config(contents, term):
     return {
         "penalty": backend.serialize(term.penalty),
-        "weights": term.selection.get_config(),
+        "weights": term.selection.get_config(contents),
         "schedule": None if term.schedule is None else backend.serialize(term.schedule),
     }
 

@@ -10,12 +10,14 @@ def check_schedule(schedule):
     """`schedule` if it is None or a callable of the step that a saved model can name."""
     if schedule is None:
         return None
-    if isinstance(schedule, type) or not callable(schedule):
+    is_other = isinstance(schedule, type) or backend.is_regularizer(schedule)
+    if is_other or not callable(schedule):
         raise TypeError(
             "Argument `schedule` must be None, a LearningRateSchedule or a registered callable of "
             f"the step. Received: schedule={schedule!r}"
         )
-    backend.check_serializable("schedule", schedule)
+    if not backend.is_schedule(schedule):
+        backend.check_registered("schedule", schedule)
     return schedule
 
 

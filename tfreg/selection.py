@@ -1,5 +1,6 @@
 """Which weights of a model: what the argument `weights` selects, and remembering it."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ class Place(NamedTuple):
 
     kind: str
     indices: tuple[int, ...]
+    shape: tuple[int, ...] | None = None  # of a weight, where it is known
 
 
 def walk(layer, place=(), names=(), seen=None):
@@ -33,27 +35,70 @@ def walk(layer, place=(), names=(), seen=None):
             yield from walk(sublayer, (*place, i), (*names, sublayer.name), seen)
 
 
-def weights_of(model):
-    """Every weight in `model` that was made to be trained, once."""
-    found: dict[int, Weight] = {}
-    for place, names, layer in walk(model):
-        for i, variable in enumerate(backend.own_weights(layer)):
-            path = backend.weight_path(variable, names)
-            found.setdefault(id(variable), Weight((*place, i), path, layer, variable))
-    return list(found.values())
+class Contents:
+    """What is in a model now; each part is looked up once."""
+
+    def __init__(self, model):
+        self.model = model
+        self.name = model.name
+
+    @functools.cached_property
+    def layers(self):
+        """Every layer with its place and the names of the layers around it."""
+        return list(walk(self.model))
+
+    @functools.cached_property
+    def is_built(self):
+        """Whether no more weights are to come."""
+        return all(layer.built for _, _, layer in self.layers)
+
+    @functools.cached_property
+    def weights(self):
+        """Every weight that was made to be trained, once."""
+        found: dict[int, Weight] = {}
+        for place, names, layer in self.layers:
+            for i, variable in enumerate(backend.own_weights(layer)):
+                path = backend.weight_path(variable, names)
+                found.setdefault(id(variable), Weight((*place, i), path, layer, variable))
+        return list(found.values())
+
+    @functools.cached_property
+    def layouts(self):
+        """The layouts of the weights by their ids."""
+        return layers.weight_layouts(self.model)
+
+    @functools.cached_property
+    def kernels(self):
+        layouts = self.layouts
+        return [
+            weight
+            for weight in self.weights
+            if id(weight.variable) in layouts and layouts[id(weight.variable)].is_kernel
+        ]
+
+    @functools.cached_property
+    def trainable(self):
+        """The ids of the weights that are not frozen."""
+        return {id(variable) for variable in self.model.trainable_weights}
+
+    def there_are(self):
+        paths = [weight.path for weight in self.weights]
+        return f". There are: {paths}" if paths else ""
 
 
 class Selection:
     """Some weights of a model.
 
+    Once all of the model is built, it remembers the weights themselves.
+
     Args:
         choice: None, a regular expression, a predicate on (layer, weight), or a list of places and
-            of names and paths. Once the model is built, it is the list of the places of the
-            selected weights.
+            of names and paths.
     """
 
     def __init__(self, choice):
-        self.choice: str | Callable | list[str | Place] | None = choice
+        self._choice: str | Callable | list[str | Place] | None = choice
+        self._variables: list | None = None
 
     @classmethod
     def in_model(cls, model, weights):
@@ -63,7 +108,10 @@ class Selection:
         if isinstance(weights, str):
             return cls(_checked_pattern(weights))
         if isinstance(weights, (list, tuple)) and weights:
-            return cls([_place_of(model, entry) for entry in weights])
+            contents = Contents(model)
+            # Layers of input have no weights and no place: they come with `model.layers`.
+            entries = [entry for entry in weights if not backend.is_input(entry)]
+            return cls([_place_of(contents, entry) for entry in entries])
         if callable(weights) and not backend.is_layer(weights) and not backend.is_variable(weights):
             return cls(weights)
         raise TypeError(
@@ -72,43 +120,56 @@ class Selection:
             f"Received: weights={weights!r}"
         )
 
-    def select(self, model):
-        """The selected weights of the built `model`, in order; it remembers where they stand."""
-        candidates = weights_of(model)
-        if isinstance(self.choice, list):
-            selected = [
-                weight for entry in self.choice for weight in _listed(model, entry, candidates)
-            ]
-        elif self.choice is None:
-            selected = _kernels(model, candidates)
-        elif isinstance(self.choice, str):
-            selected = [weight for weight in candidates if re.search(self.choice, weight.path)]
-        else:
-            selected = [
-                weight for weight in candidates if self.choice(weight.layer, weight.variable)
-            ]
+    def select(self, contents):
+        """The selected weights among the `contents` of a model, in order."""
+        if self._variables is not None:
+            return self._remembered(contents)
+        selected = self._chosen(contents)
         if not selected:
             raise ValueError(
-                f"Argument `weights` must select a weight of the model {model.name!r}. "
-                f"Received: weights={self.choice!r}, which none matches{_there_are(candidates)}"
+                f"Argument `weights` must select a weight of the model {contents.name!r}. "
+                f"Received: weights={self._choice!r}, which none matches{contents.there_are()}"
             )
         _check_selected(selected)
-        self.choice = [Place("weight", weight.place) for weight in selected]
+        if contents.is_built:
+            self._variables = [weight.variable for weight in selected]
         return selected
 
-    def get_config(self):
-        """The choice in JSON's types."""
-        if isinstance(self.choice, list):
+    def _remembered(self, contents):
+        by_id = {id(weight.variable): weight for weight in contents.weights}
+        found = [by_id.get(id(variable)) for variable in self._variables or ()]
+        if None in found:
+            raise ValueError(_GONE.format(name=contents.name))
+        return found
+
+    def _chosen(self, contents):
+        if isinstance(self._choice, list):
+            return [weight for entry in self._choice for weight in _listed(contents, entry)]
+        if self._choice is None:
+            return contents.kernels
+        if isinstance(self._choice, str):
+            return [weight for weight in contents.weights if re.search(self._choice, weight.path)]
+        accepts = self._choice
+        return [weight for weight in contents.weights if accepts(weight.layer, weight.variable)]
+
+    def get_config(self, contents):
+        """The selection in JSON's types: by place as far as the model is built."""
+        if contents.model.built:
+            return [
+                {"weight": list(weight.place), "shape": list(weight.variable.shape)}
+                for weight in self.select(contents)
+            ]
+        if isinstance(self._choice, list):
             return [
                 {entry.kind: list(entry.indices)} if isinstance(entry, Place) else entry
-                for entry in self.choice
+                for entry in self._choice
             ]
-        if callable(self.choice):
+        if callable(self._choice):
             raise ValueError(
                 "The weights of a penalty were given as a function, which is asked once the model "
                 "is built. Build the model before it is saved or copied."
             )
-        return self.choice
+        return self._choice
 
     @classmethod
     def from_config(cls, config):
@@ -117,9 +178,16 @@ class Selection:
         return cls([entry if isinstance(entry, str) else _place_from(entry) for entry in config])
 
 
+_GONE = (
+    "The model {name!r} does not have a trainable weight where one was penalized: its layers are "
+    "not what they were then. Remove the penalties with tfreg.remove_penalties and add them anew."
+)
+
+
 def _place_from(config):
-    [(kind, indices)] = config.items()
-    return Place(kind, tuple(indices))
+    shape = config.get("shape")
+    [kind] = set(config) - {"shape"}
+    return Place(kind, tuple(config[kind]), None if shape is None else tuple(shape))
 
 
 def _checked_pattern(pattern):
@@ -133,70 +201,56 @@ def _checked_pattern(pattern):
     return pattern
 
 
-def _place_of(model, entry):
+def _place_of(contents, entry):
     """An entry of a list, with its place for a layer or a variable."""
     if isinstance(entry, str):
         return entry
     if backend.is_variable(entry):
         kind, called = "weight", f"the variable {backend.weight_name(entry)}"
-        places = [weight.place for weight in weights_of(model) if weight.variable is entry]
+        places = [weight.place for weight in contents.weights if weight.variable is entry]
     elif backend.is_layer(entry):
         kind, called = "layer", f"the layer {entry.name!r}"
-        places = [place for place, _, layer in walk(model) if layer is entry]
+        places = [place for place, _, layer in contents.layers if layer is entry]
     else:
         raise TypeError(
             "A list as argument `weights` must consist of layers, variables, layer names and "
             f"weight paths. Received: {entry!r}"
         )
     if not places:
-        raise ValueError(_not_in(model, called, weights_of(model)))
+        raise ValueError(_not_in(contents, called))
     return Place(kind, places[0])
 
 
-def _not_in(model, called, candidates):
+def _not_in(contents, called):
     return (
-        f"Argument `weights` must list layers and trainable weights of the model {model.name!r}. "
-        f"Received: {called}, which is not part of it{_there_are(candidates)}"
+        "Argument `weights` must list layers and trainable weights of the model "
+        f"{contents.name!r}. Received: {called}, which is not part of it{contents.there_are()}"
     )
 
 
-def _there_are(candidates):
-    paths = [weight.path for weight in candidates]
-    return f". There are: {paths}" if paths else ""
-
-
-def _listed(model, entry, candidates):
+def _listed(contents, entry):
     """The weights that one entry of a list stands for."""
     if isinstance(entry, str):
-        named = [place for place, _, layer in walk(model) if place and layer.name == entry]
-        pathed = [weight for weight in candidates if weight.path == entry]
+        named = [place for place, _, layer in contents.layers if place and layer.name == entry]
+        pathed = [weight for weight in contents.weights if weight.path == entry]
         if len(named) + len(pathed) > 1:
             raise ValueError(
                 "Argument `weights` must name layers and weights of which there is one. Received: "
                 f"{entry!r}, which {len(named)} layers and {len(pathed)} weights of the model "
-                f"{model.name!r} are called. List the layers or the variables themselves"
+                f"{contents.name!r} are called. List the layers or the variables themselves"
             )
         if pathed:
             return pathed
         if not named:
-            raise ValueError(_not_in(model, repr(entry), candidates))
+            raise ValueError(_not_in(contents, repr(entry)))
         entry = Place("layer", named[0])
     if entry.kind == "weight":
-        at_place = [weight for weight in candidates if weight.place == entry.indices]
-        if not at_place:
-            raise ValueError(
-                f"The model {model.name!r} has no trainable weight at the place {entry.indices} "
-                "where one was penalized: its layers are not what they were then. Remove the "
-                "penalties with tfreg.remove_penalties and add them anew."
-            )
-        return at_place
-    layer = model
-    for i in entry.indices:
-        layer = backend.sublayers(layer)[i]
+        return [_weight_at(contents, entry)]
+    [layer] = [layer for place, _, layer in contents.layers if place == entry.indices]
     inside = {id(sublayer) for _, _, sublayer in walk(layer)}
-    kernels = [weight for weight in _kernels(model, candidates) if id(weight.layer) in inside]
-    if not kernels:
-        paths = [weight.path for weight in candidates if id(weight.layer) in inside]
+    kernels = [weight for weight in contents.kernels if id(weight.layer) in inside]
+    paths = [weight.path for weight in contents.weights if id(weight.layer) in inside]
+    if paths and not kernels:
         raise ValueError(
             "Argument `weights` must list layers that have a kernel, or else the weight itself. "
             f"Received: the layer {layer.name!r}, which has the weights {paths}"
@@ -204,13 +258,12 @@ def _listed(model, entry, candidates):
     return kernels
 
 
-def _kernels(model, candidates):
-    layouts = layers.weight_layouts(model)
-    return [
-        weight
-        for weight in candidates
-        if id(weight.variable) in layouts and layouts[id(weight.variable)].is_kernel
-    ]
+def _weight_at(contents, place):
+    for weight in contents.weights:
+        if weight.place == place.indices:
+            if place.shape is None or tuple(weight.variable.shape) == place.shape:
+                return weight
+    raise ValueError(_GONE.format(name=contents.name))
 
 
 def _check_selected(selected):
@@ -221,9 +274,15 @@ def _check_selected(selected):
                 f"Argument `weights` must select each weight once. Received: {weight.path!r} twice"
             )
         seen.add(id(weight.variable))
+
+
+def check_no_lora(weights):
+    """Raises a ValueError if a layer that made one of the `weights` has LoRA enabled."""
+    for weight in weights:
         if getattr(weight.layer, "lora_enabled", False):
             raise ValueError(
-                f"The layer {weight.layer.name!r} has LoRA enabled: Keras trains only the factors "
-                f"of the weight {weight.path!r}, which no penalty on it reaches. Select other "
-                "weights."
+                f"The layer {weight.layer.name!r} has LoRA enabled: its kernel is the sum of a "
+                "frozen weight and the product of the factors that are trained, which no penalty "
+                f"sees. Received: {weight.path!r}. Select weights of other layers, after "
+                "tfreg.remove_penalties(model) if it was selected before."
             )

@@ -107,7 +107,7 @@ class Joint:
       Their `axis` may be a list with an entry for each weight.
     - `TotalVariation` compares each weight with the next one of the same shape:
       `factor * sum_i ||w_(i+1) - w_i||_1`, a smoothness over depth.
-    - A function of a list of tensors, registered with Keras, is what it returns.
+    - A function of a list of tensors, registered with Keras, is what it returns, a scalar.
 
     Args:
         penalty: a penalty of those, a `Sum` of them, or a function that was registered with
@@ -129,13 +129,13 @@ class Joint:
     def __init__(self, penalty):
         if isinstance(penalty, Penalty):
             penalty._check_joint()
-        elif backend.is_regularizer(penalty) or isinstance(penalty, Joint) or not callable(penalty):
+        elif not callable(penalty) or isinstance(penalty, Joint) or backend.is_regularizer(penalty):
             raise TypeError(
                 "Argument `penalty` must be a penalty that couples weights or a registered "
                 f"function of a list of tensors. Received: penalty={penalty!r}"
             )
         else:
-            backend.check_serializable("penalty", penalty)
+            backend.check_registered("penalty", penalty)
         self.penalty = penalty
 
     def __call__(self, weights):

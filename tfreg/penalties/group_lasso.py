@@ -200,9 +200,10 @@ class GroupLasso(Penalty):
         norms = [group_norms(w, factor=1.0, groups=group) for w, group in zip(weights, groups)]
         counts = [norm.shape[0] for norm in norms]
         if len(set(counts)) > 1:
+            listed = ", ".join(f"{name} with {count}" for name, count in zip(names, counts))
             raise ValueError(
                 f"{type(self).__name__} over several weights ties their k-th groups, of which all "
-                f"must have as many. Received: {dict(zip(names, counts))} groups for {self!r}"
+                f"must have as many. Received: {listed} for {self!r}"
             )
         stack = tf.stack(norms)
         if self.size_weighted:
@@ -222,7 +223,7 @@ class GroupLasso(Penalty):
         if len(self._groups) != len(names):
             raise ValueError(
                 "Argument `axis` must have an entry for each weight. "
-                f"Received: axis={self.axis!r} for the weights {list(names)}"
+                f"Received: axis={self.axis!r} for the weights {', '.join(names)}"
             )
         return self._groups
 

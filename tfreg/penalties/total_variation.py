@@ -160,9 +160,15 @@ class TotalVariation(Penalty):
     def _joint_value(self, tensors, layouts, names):
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(set(shapes)) > 1:
+            listed = ", ".join(f"{name} of {shape}" for name, shape in zip(names, shapes))
             raise ValueError(
                 "TotalVariation over several weights takes the differences of one and the next, "
-                f"which must have the same shape. Received: {dict(zip(names, shapes))}"
+                f"which must have the same shape. Received: {listed}"
+            )
+        if len(tensors) <= self.order:
+            raise ValueError(
+                "TotalVariation over several weights must have more of them than its order. "
+                f"Received: {', '.join(names)} for order={self.order}"
             )
         return self._along((0,), tf.stack(with_common_dtype(tensors)))
 

@@ -18,6 +18,7 @@ ORDER = [
     {"penalties"},
     {"layers"},
     {"selection"},
+    {"penalized"},
     {"model"},
     {"proximal"},
     {"reporting"},

@@ -1,0 +1,271 @@
+"""The class of a penalized model.
+
+It is made from the model's own class and adds the penalties to what Keras collects from every layer
+as its losses, and to its config. So they are in every kind of training, count once, and are saved.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfreg import backend, schedules
+from tfreg.kernels import with_common_dtype
+from tfreg.penalties import Joint, Penalty
+from tfreg.selection import Contents, Selection, check_no_lora
+
+# To a type checker the classes below stand before any model's own class.
+_OwnClass: Any = object
+# The key of the penalties in a model's config.
+CONFIG_KEY = "tfreg"
+
+
+class Term(NamedTuple):
+    """A penalty on some of a model's weights."""
+
+    penalty: Penalty | Joint
+    selection: Selection
+    schedule: Callable | None
+
+
+def check_fit(contents, term):
+    """Raises a ValueError if the penalty cannot apply to the selected weights."""
+    variables = _selected(contents, term)
+    if isinstance(term.penalty, Joint):
+        _value(contents, term, variables)
+    else:  # without the value, whose kernels would be compiled here
+        for variable in variables:
+            term.penalty._checked(variable, contents.layouts.get(id(variable)))
+
+
+def _losses(model, terms):
+    """What the terms add to the losses of the model; nothing where there is nothing to train."""
+    if not model.built:
+        return []
+    contents = Contents(model)
+    losses = [_loss(contents, term) for term in terms]
+    return [loss for loss in losses if loss is not None]
+
+
+def _loss(contents, term):
+    variables = _selected(contents, term)
+    to_train = [variable for variable in variables if id(variable) in contents.trainable]
+    if not to_train:
+        return None
+    value = _value(contents, term, variables if isinstance(term.penalty, Joint) else to_train)
+    if term.schedule is None:
+        return value
+    optimizer = getattr(contents.model, "optimizer", None)
+    return schedules.multiplier(term.schedule, optimizer, value.dtype) * value
+
+
+def _selected(contents, term):
+    weights = term.selection.select(contents)
+    check_no_lora(weights)
+    return [weight.variable for weight in weights]
+
+
+def _value(contents, term, variables):
+    layouts = [contents.layouts.get(id(variable)) for variable in variables]
+    if isinstance(term.penalty, Joint):
+        return term.penalty.value_on(variables, layouts)
+    return sum_of([term.penalty.value_on(*pair) for pair in zip(variables, layouts)])
+
+
+def sum_of(scalars):
+    """The sum of tensors of one or several dtypes."""
+    alike = len({scalar.dtype for scalar in scalars}) == 1
+    return tf.add_n(scalars if alike else with_common_dtype(scalars))
+
+
+class _CallableLoss:
+    """A term among the losses that tf_keras calls: its saving wants no functools.partial there."""
+
+    def __init__(self, model, term):
+        self.model = model
+        self.term = term
+
+    def __call__(self):
+        return next(iter(_losses(self.model, [self.term])), None)
+
+
+class _Terms:
+    """The terms of a model, kept where neither Keras looks for layers, variables or state."""
+
+    def __init__(self):
+        self.terms = []
+
+
+def terms_of(layer):
+    """The terms of a penalized model; none of any other layer."""
+    return layer._tfreg_terms.terms if isinstance(layer, PenalizedModel) else []
+
+
+class PenalizedModel(_OwnClass):
+    """What a penalized model's class has before its own class: saving, and a way back."""
+
+    def __init_subclass__(cls, **kwargs):
+        """Not the own class's, which may register its subclasses, say."""
+
+    def __new__(cls, *args, **kwargs):
+        raise TypeError(
+            f"The class of a penalized {cls.__name__} makes no models, also none for "
+            "keras.models.clone_model. Use tfreg.clone_model(model) for a copy, or the class that "
+            "the model had before."
+        )
+
+    def get_config(self):
+        if backend.saves_without_class(self):
+            raise _cannot_save("an .h5 file or a SavedModel")
+        config = dict(super().get_config())
+        contents = Contents(self)
+        config[CONFIG_KEY] = {
+            "model": backend.identity(own_class(self)),
+            "penalties": [_term_config(contents, term) for term in terms_of(self)],
+        }
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        penalized = config.pop(CONFIG_KEY)
+        known_class = getattr(cls, "_tfreg_own_class", None)
+        known = {} if known_class is None else {known_class.__name__: known_class}
+        model = backend.deserialize_model(
+            cls._tfreg_api,
+            {**penalized["model"], "config": config},
+            custom_objects={**known, **(custom_objects or {})},
+        )
+        attach(model, [_term_of(term) for term in penalized["penalties"]])
+        return model
+
+    def save(self, *args, **kwargs):
+        # Before get_config says so, and leaves a piece of a file.
+        arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
+        filepath = str(next(iter(arguments.values())))
+        if not self._tfreg_can_save(filepath, arguments.get("save_format")):
+            raise _cannot_save(f"filepath={filepath!r}")
+        return super().save(*args, **kwargs)
+
+    def __deepcopy__(self, memo):
+        reduced: Any = self.__reduce__()
+        function, arguments = reduced
+        memo[id(self)] = function(*arguments)
+        return memo[id(self)]
+
+
+@backend.keras.saving.register_keras_serializable(backend.PACKAGE, "PenalizedModel")
+class PenalizedKerasModel(PenalizedModel):
+    _tfreg_api = backend.keras
+
+    @staticmethod
+    def _tfreg_can_save(filepath, save_format):
+        return not filepath.endswith((".h5", ".hdf5"))
+
+    def _get_own_losses(self):
+        return super()._get_own_losses() + _losses(self, terms_of(self))
+
+    def __reduce__(self):
+        # The function is found by the name of its class, which only the model's own one has.
+        return own_class(self)._unpickle_model, super().__reduce__()[1]
+
+
+@backend.tf_keras.saving.register_keras_serializable(backend.PACKAGE, "PenalizedModel")
+class PenalizedTFKerasModel(PenalizedModel):
+    _tfreg_api = backend.tf_keras
+
+    @staticmethod
+    def _tfreg_can_save(filepath, save_format):
+        return save_format == "keras" or (save_format is None and filepath.endswith(".keras"))
+
+    def _updated_config(self):
+        config = super()._updated_config()
+        registered = backend.tf_keras.saving.get_registered_name(type(self))
+        return {**config, "class_name": registered}
+
+    def __reduce__(self):
+        if self.built:
+            return super().__reduce__()
+        config = backend.tf_keras.saving.serialize_keras_object(self)
+        return backend.tf_keras.saving.deserialize_keras_object, (config,)
+
+
+@functools.cache
+def _penalized_class(cls):
+    """The class of penalized models of `cls`, of its name: Keras looks at some names."""
+    is_of_keras_3 = issubclass(cls, backend.keras.Model)
+    stand_in = PenalizedKerasModel if is_of_keras_3 else PenalizedTFKerasModel
+    namespace = {
+        "__module__": __name__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "_tfreg_own_class": cls,
+    }
+    if "build" in vars(cls):  # tf_keras looks there whether a model has one of its own
+        namespace["build"] = vars(cls)["build"]
+    if is_of_keras_3 and backend.is_default(cls.get_config):
+        # One that Keras fills in, or refuses to, by the arguments of the constructor.
+        namespace["get_config"] = backend.as_default(stand_in.get_config)
+    made = types.new_class(
+        cls.__name__, (stand_in, cls), exec_body=lambda body: body.update(namespace)
+    )
+    backend.call_alike(made, stand_in)
+    return made
+
+
+def _cannot_save(received):
+    return ValueError(
+        "Only the .keras format holds the penalties over a model's weights. Use it, save_weights, "
+        f"export, or save what tfreg.remove_penalties(model) returns. Received: {received}"
+    )
+
+
+def is_penalized(model):
+    return isinstance(model, PenalizedModel)
+
+
+def own_class(model):
+    """The class of `model` without its penalties."""
+    return model._tfreg_own_class if isinstance(model, PenalizedModel) else type(model)
+
+
+def attach(model, terms):
+    """Makes `model` a penalized one, or adds to its terms."""
+    if not isinstance(model, PenalizedModel):
+        # Past the attribute tracking of both Kerases, which has nothing to find here.
+        object.__setattr__(model, "_tfreg_terms", _Terms())
+        its_class: Any = type(model)
+        object.__setattr__(model, "__class__", _penalized_class(its_class))
+    model._tfreg_terms.terms += terms
+    if isinstance(model, PenalizedTFKerasModel):
+        model._callable_losses += [_CallableLoss(model, term) for term in terms]
+
+
+def detach(model):
+    """Makes a penalized `model` a plain one again."""
+    if isinstance(model, PenalizedTFKerasModel):
+        for loss in list(model._callable_losses):
+            if isinstance(loss, _CallableLoss):
+                model._callable_losses.remove(loss)
+    object.__setattr__(model, "__class__", own_class(model))
+    object.__delattr__(model, "_tfreg_terms")
+
+
+def _term_config(contents, term):
+    return {
+        "penalty": backend.serialize(term.penalty),
+        "weights": term.selection.get_config(contents),
+        "schedule": None if term.schedule is None else backend.serialize(term.schedule),
+    }
+
+
+def _term_of(config):
+    schedule = config["schedule"]
+    return Term(
+        backend.deserialize(config["penalty"]),
+        Selection.from_config(config["weights"]),
+        None if schedule is None else backend.deserialize(schedule),
+    )

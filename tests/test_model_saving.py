@@ -268,7 +268,7 @@ print(json.dumps(exported.serve(x).numpy().tolist()))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:tensorflow.lite")
-@pytest.mark.parametrize("kind", [cases.sequential, cases.functional, cases.subclassed_built])
+@pytest.mark.parametrize("kind", cases.BUILT, ids=lambda kind: kind.__name__)
 def test_export_holds_no_penalty(api, kind, tmp_path, run_fresh):
     tensors = []
     for name, model in {"plain": kind(api), "penalized": cases.add_penalties(kind(api))}.items():

@@ -243,13 +243,8 @@ def deserialize_model(api, config, custom_objects):
     return api.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
-def is_default(method):
-    """Whether Keras 3 takes `method` for its own and not for one that a user wrote."""
-    return getattr(method, "_is_default", False)
-
-
 def as_default(function):
-    """A copy of `function` that Keras 3 takes for its own method."""
+    """A copy of `function` that Keras takes for its own method and not for a user's."""
 
     def default(self):
         return function(self)

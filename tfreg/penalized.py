@@ -206,8 +206,8 @@ def _penalized_class(cls):
     }
     if "build" in vars(cls):  # tf_keras looks there whether a model has one of its own
         namespace["build"] = vars(cls)["build"]
-    if is_of_keras_3 and backend.is_default(cls.get_config):
-        # One that Keras fills in, or refuses to, by the arguments of the constructor.
+    if cls.get_config is stand_in._tfreg_api.Model.get_config:
+        # Which fills it in, or refuses to, by the arguments of the constructor.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
     made = types.new_class(
         cls.__name__, (stand_in, cls), exec_body=lambda body: body.update(namespace)

@@ -1,5 +1,6 @@
 """Which weights of a model: what the argument `weights` selects, and remembering it."""
 
+import difflib
 import functools
 import re
 from collections.abc import Callable
@@ -242,7 +243,11 @@ def _listed(contents, entry):
         if pathed:
             return pathed
         if not named:
-            raise ValueError(_not_in(contents, repr(entry)))
+            names = [layer.name for _, _, layer in contents.layers]
+            paths = [weight.path for weight in contents.weights]
+            near = difflib.get_close_matches(entry, names + paths)
+            called = f"{entry!r} (nearest: {near})" if near else repr(entry)
+            raise ValueError(_not_in(contents, called))
         entry = Place("layer", named[0])
     if entry.kind == "weight":
         return [_weight_at(contents, entry)]

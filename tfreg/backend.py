@@ -134,9 +134,9 @@ def deserialize(config):
     return keras.saving.deserialize_keras_object(config)
 
 
-def api_of(layer):
-    """The Keras that `layer` is of."""
-    return keras if isinstance(layer, keras.layers.Layer) else tf_keras
+def api_of(layer_class):
+    """The Keras that a class of layers or models is of."""
+    return keras if issubclass(layer_class, keras.layers.Layer) else tf_keras
 
 
 def is_input(value):
@@ -195,7 +195,7 @@ def regularized_weights(layer):
 
 def identity(cls):
     """What a saved model calls `cls`, the class of a model."""
-    api = keras if issubclass(cls, keras.Model) else tf_keras
+    api = api_of(cls)
     module, name = cls.__module__, cls.__name__
     if getattr(api, name, None) is cls:
         return {"module": "keras", "class_name": name, "registered_name": None}
@@ -205,7 +205,7 @@ def identity(cls):
 
 def call_alike(cls, registered):
     """Has saved models call `cls` what they call `registered`, and so load it as that."""
-    api = keras if issubclass(cls, keras.Model) else tf_keras
+    api = api_of(cls)
     registration = sys.modules[api.saving.get_registered_name.__module__]
     # Registering it would put it in the place of the other, or, in tf_keras, raise.
     names = "GLOBAL_CUSTOM_NAMES" if api is keras else "_GLOBAL_CUSTOM_NAMES"

@@ -79,28 +79,34 @@ def _is_attribute(key):
 
 def weight_layouts(layer):
     """The layouts of the weights in `layer`, by the weights' ids."""
+    inner_first = _inner_first(layer)
+    weights = _weights(inner_first)
     positional = {
-        key: Layout.positional(len(weight.shape)) for key, weight in _weights(layer).items()
+        key: Layout.positional(len(weight.shape)) for key, weight in weights.items()
     }
-    return positional | registered_layouts(layer)
+    return positional | _registered_for(inner_first, weights)
 
 
 def registered_layouts(layer):
     """Those of `weight_layouts` that something is registered for."""
-    weights = _weights(layer)
+    inner_first = _inner_first(layer)
+    return _registered_for(inner_first, _weights(inner_first))
+
+
+def _registered_for(inner_first, weights):
     layouts: dict[int, Layout] = {}
-    for each in _inner_first(layer):
+    for layer in inner_first:
         # An enclosing layer knows what the weight of a sublayer is for.
-        layouts |= _layouts_known_to(each, weights)
+        layouts |= _layouts_known_to(layer, weights)
     return layouts
 
 
-def _weights(layer):
-    """The weights in `layer` that a penalty can apply to, by their ids."""
+def _weights(layers):
+    """The weights that `layers` made and a penalty can apply to, by their ids."""
     return {
         id(weight): weight
-        for each in _inner_first(layer)
-        for weight in backend.own_weights(each)
+        for layer in layers
+        for weight in backend.own_weights(layer)
         if len(weight.shape) > 0 and tf.as_dtype(weight.dtype).is_floating
     }
 

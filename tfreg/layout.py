@@ -21,6 +21,8 @@ NOT_SPANNED = {
 
 def known_shape(x):
     """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
+    if x.shape.is_fully_defined():
+        return x.shape.as_list()
     dynamic = tf.shape(x)
     return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
 

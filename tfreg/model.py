@@ -180,7 +180,7 @@ def clone_model(model):
     >>> len(clone.losses)
     1
     """
-    api = backend.api_of(model)
+    api = backend.api_of(type(model))
     config = api.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     own_class = penalized.own_class(model)

@@ -196,7 +196,7 @@ class PenalizedTFKerasModel(PenalizedModel):
 @functools.cache
 def _penalized_class(cls):
     """The class of penalized models of `cls`, of its name: Keras looks at some names."""
-    is_of_keras_3 = issubclass(cls, backend.keras.Model)
+    is_of_keras_3 = backend.api_of(cls) is backend.keras
     stand_in = PenalizedKerasModel if is_of_keras_3 else PenalizedTFKerasModel
     namespace = {
         "__module__": __name__,

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(tfreg.__file__).parent
 ORDER = [
     {"backend", "checks"},
     {"kernels", "layout", "schedules"},
-    {"groups"},
+    {"groups", "distributions"},
     {"penalties"},
     {"layers"},
     {"selection"},

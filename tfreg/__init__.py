@@ -12,18 +12,20 @@ from tfreg.penalties import (
     BoxPenalty,
     GroupLasso,
     Joint,
+    Prior,
     SparseGroupLasso,
     Sum,
     TotalVariation,
     get,
 )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "BoxPenalty",
     "GroupLasso",
     "Joint",
+    "Prior",
     "SparseGroupLasso",
     "Sum",
     "TotalVariation",

@@ -16,7 +16,13 @@ except ImportError as error:
         'environment variable KERAS_BACKEND to "tensorflow", or "backend" in '
         f"~/.keras/keras.json, before Keras is imported. Received: {error}"
     ) from error
-import tf_keras
+try:
+    import tf_keras
+except ImportError as error:
+    raise ImportError(
+        "tfreg could not import tf_keras, which TensorFlow Probability needs too: "
+        f"pip install tf_keras. Received: {error}"
+    ) from error
 
 if keras.config.backend() != "tensorflow":
     raise ImportError(

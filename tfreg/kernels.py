@@ -58,11 +58,11 @@ def accumulation_dtype(dtype):
 
 
 def total(x):
-    """Sum of the non-negative `x`, in rows, for nearly the accuracy of pairwise summation."""
+    """Sum of `x`, in rows, for nearly the accuracy of pairwise summation."""
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
         # XLA would merge the sum of the row sums into one running sum, which is off by 8e-5
         # over 16 million elements. The maximum keeps them apart and changes no sum, NaN included.
-        row_sums = tf.maximum(tf.reduce_sum(x, axis=-1), 0.0)
+        row_sums = tf.maximum(tf.reduce_sum(x, axis=-1), x.dtype.min)
         return total(tf.reshape(row_sums, [-1]))
     x = tf.reshape(x, [-1])
     size = x.shape[0] or 0

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg import backend, kernels
@@ -24,7 +25,7 @@ class Penalty(backend.Regularizer):
 
     A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
     and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
-    closed form; `_check(layout, weight_name)` where some weights cannot be penalized; and
+    closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
     `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights.
 
     Args:
@@ -87,11 +88,11 @@ class Penalty(backend.Regularizer):
     def _checked(self, weight, layout):
         tensor = backend.weight_tensor(weight)
         layout = layout or Layout.positional(tensor.shape.rank)
-        self._check(layout, backend.weight_name(weight))
+        self._check(tensor.shape, layout, backend.weight_name(weight))
         return tensor, layout
 
-    def _check(self, layout, weight_name):
-        """Raises a ValueError if the penalty cannot apply to a weight with `layout`."""
+    def _check(self, shape, layout, weight_name):
+        """Raises a ValueError if the penalty cannot apply to a weight of `shape` with `layout`."""
 
     def _value(self, tensor, layout):
         raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor, layout)`.")
@@ -113,25 +114,25 @@ class Penalty(backend.Regularizer):
 
     def get_config(self):
         """The arguments of the constructor as they were given, in JSON's types."""
-        return {name: _plain(getattr(self, name)) for name in self._argument_names()}
+        return {name: _plain(value) for name, value in self._arguments().items()}
 
     @classmethod
     def from_config(cls, config):
         """The penalty with the arguments `config`, what `get_config` returned."""
         if not isinstance(config, dict):
             raise TypeError(f"The config of {cls.__name__} must be a dict. Received: {config!r}")
-        known = cls._argument_names()
+        known = inspect.signature(cls).parameters
         unknown = sorted(set(config) - set(known), key=str)
-        if unknown:
+        if unknown and not any(known[name].kind is inspect.Parameter.VAR_KEYWORD for name in known):
             raise ValueError(
-                f"The config of {cls.__name__} must have no keys but {known}. "
+                f"The config of {cls.__name__} must have no keys but {list(known)}. "
                 f"Received: {unknown} in config={config!r}"
             )
         return cls(**config)
 
-    @classmethod
-    def _argument_names(cls):
-        return list(inspect.signature(cls.__init__).parameters)[1:]
+    def _arguments(self):
+        """The arguments that make the penalty again, by their names."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __add__(self, other):
         # Sum is a penalty in its turn, so its module imports this one.
@@ -145,9 +146,7 @@ class Penalty(backend.Regularizer):
         return Sum([other, self]) if backend.is_regularizer(other) else NotImplemented
 
     def __repr__(self):
-        arguments = ", ".join(
-            f"{name}={getattr(self, name)!r}" for name in self._argument_names()
-        )
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 
@@ -167,7 +166,11 @@ def _check_step_size(step_size, dtype):
 
 
 def _plain(value):
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def get(identifier):

@@ -45,10 +45,10 @@ class Sum(Penalty):
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
 
-    def _check(self, layout, weight_name):
+    def _check(self, shape, layout, weight_name):
         for penalty in self.penalties:
             if isinstance(penalty, Penalty):
-                penalty._check(layout, weight_name)
+                penalty._check(shape, layout, weight_name)
 
     def _value(self, tensor, layout):
         dtype = kernels.accumulation_dtype(tensor.dtype)

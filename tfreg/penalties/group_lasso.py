@@ -166,7 +166,7 @@ class GroupLasso(Penalty):
     def group_size(self):
         return self._groups[0].group_size
 
-    def _check(self, layout, weight_name):
+    def _check(self, shape, layout, weight_name):
         if self._is_per_weight:
             raise ValueError(
                 "Argument `axis` must be one for all weights, but under tfreg.Joint. "

@@ -133,7 +133,7 @@ class TotalVariation(Penalty):
                 f"Received: isotropic=True, order={order!r}"
             )
 
-    def _check(self, layout, weight_name):
+    def _check(self, shape, layout, weight_name):
         if self.axis is not None:
             resolve_axes(self.axis, layout.rank, weight_name)
 

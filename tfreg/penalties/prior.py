@@ -1,0 +1,193 @@
+"""Prior: a distribution of TensorFlow Probability as a penalty."""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from tfreg import distributions
+from tfreg.checks import check_number
+from tfreg.kernels import accumulation_dtype, compiled, kernel, total
+from tfreg.penalties.base import Penalty, register
+
+
+def _log_density(w, recipe, numbers):
+    log_density = recipe.distribution(numbers).log_prob(w)
+    if not w.shape.is_fully_defined():
+        # Where a dimension that was unknown turns out as 1, broadcasting would repeat the weight.
+        sizes = tf.shape(log_density), tf.shape(w)
+        message = "The batch shape of a Prior's distribution must broadcast to the weight's shape."
+        with tf.control_dependencies([tf.debugging.assert_equal(*sizes, message)]):
+            return tf.identity(log_density)
+    return log_density
+
+
+def _is_flat(w, is_half_line, cusp, floor):
+    """Where the gradient is 0 by convention, not by TFP; None if nowhere."""
+    flat = []
+    if is_half_line:
+        flat.append(w < 0.0)
+    if floor is not None:
+        flat.append(tf.abs(w) < floor)
+    if cusp is not None:
+        flat.append(tf.equal(w, cusp))
+    return functools.reduce(tf.logical_or, flat) if flat else None
+
+
+@kernel
+def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
+    """`-sum_i log p(w_i)`; `|w_i|` counts as the `floor` where it is less"""
+    x = w
+    if floor is not None:
+        x = tf.where(tf.abs(x) < floor, tf.where(x < 0.0, -floor, floor), x)
+    if not is_half_line:
+        return total(-_log_density(x, recipe, numbers))
+    losses = -_log_density(tf.where(w < 0.0, tf.ones_like(w), x), recipe, numbers)
+    return total(tf.where(w < 0.0, tf.constant(math.inf, w.dtype), losses))
+
+
+@negative_log_density.gradient
+def _(w, recipe, is_half_line, cusp, floor, **numbers):
+    """`-d/dw_i log p(w_i)`, by autodiff; 0 off the support, below the floor and at a cusp"""
+    flat = _is_flat(w, is_half_line, cusp, floor)
+    # Any regular point will do there: an undefined gradient would make the second one NaN.
+    regular = 1.0 if cusp is None else cusp + 1.0
+    x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
+    [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # no tape records in here
+    if flat is not None:
+        gradient = tf.where(flat, tf.zeros_like(w), gradient)
+    return gradient + tf.stop_gradient(w - w)  # NaN where the weight is infinite or NaN
+
+
+@compiled
+def normal_prox(w, strength, loc, scale):
+    """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, of 0 or infinity too"""
+    return w - (w - loc) / (1.0 + scale * (scale / strength))
+
+
+@compiled
+def laplace_prox(w, strength, loc, scale):
+    """`loc + sign(w - loc) max(|w - loc| - t, 0)` for `t = strength / scale`"""
+    threshold = strength / scale
+    distance = w - loc
+    return tf.where(tf.abs(distance) <= threshold, loc, w - threshold * tf.sign(distance))
+
+
+PROXIMAL_OPERATORS = {"Normal": normal_prox, "Laplace": laplace_prox}
+
+
+@register
+class Prior(Penalty):
+    """Negative log density of a distribution of TensorFlow Probability: MAP training.
+
+    `-factor * sum_i log p(w_i)`
+
+    Under the mean of the examples' negative log likelihoods, the cross-entropy say, the penalized
+    loss has its minimum at the maximum a posteriori (MAP) estimate if `factor` is
+    `1 / (number of training examples)`. The mean of squared errors of k outputs with noise of
+    standard deviation s is that mean times `2 s^2 / k`, and so is the factor then.
+
+    The gradient is 0 where the density has a cusp, as a Laplace distribution's at its location.
+    A density on the numbers >= 0 is for weights that a constraint keeps there: a negative weight
+    has an infinite penalty and no gradient.
+
+    Args:
+        distribution: a distribution of `tensorflow_probability.distributions` or the name of one,
+            `"Laplace"` say. It is continuous, of scalars, on all real numbers or all of those
+            >= 0; its batch shape broadcasts to the weight's shape; its parameters are constants.
+        factor: the strength, a finite number >= 0. There is no default.
+        floor: a magnitude > 0 below which the density is held constant, which a density that is
+            infinite at 0 needs; or None.
+        **parameters: those of a distribution that is given by its name: numbers, arrays, or
+            distributions, as those of a mixture.
+
+    Raises:
+        TypeError: if `distribution` or a parameter is of another type.
+        ValueError: for other arguments; at the first call if the batch shape does not broadcast
+            to the weight's shape.
+        ImportError: if TensorFlow Probability cannot be imported.
+
+    Example:
+
+    >>> penalty = tfreg.Prior("Laplace", factor=1 / 1000, loc=0.0, scale=0.1)
+    >>> layer = keras.layers.Dense(8, kernel_regularizer=penalty)
+    >>> spike_and_slab = tfreg.Prior(
+    ...     "MixtureSameFamily",
+    ...     factor=1 / 1000,
+    ...     mixture_distribution={"distribution": "Categorical", "probs": [0.9, 0.1]},
+    ...     components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [0.01, 1.0]},
+    ... )
+    >>> float(spike_and_slab(tf.zeros([10])))
+    -0.0359
+    """
+
+    def __init__(self, distribution, factor=None, floor=None, **parameters):
+        if factor is None:
+            raise ValueError(
+                "Argument `factor` must be given: it is 1 / (number of training examples) under "
+                "the mean of their negative log likelihoods. Received: factor=None"
+            )
+        super().__init__(factor)
+        expected = "a finite number > 0 or None"
+        self.floor = (
+            None if floor is None else check_number("floor", floor, expected, lambda x: x > 0)
+        )
+        self._recipe, self._numbers = distributions.read(distribution, parameters)
+        self._traits = distributions.traits(self._recipe, self._numbers, self.floor)
+
+    @property
+    def distribution(self):
+        """The name of the distribution."""
+        return self._recipe.name
+
+    @property
+    def parameters(self):
+        """The parameters of the distribution; a distribution among them is a dict."""
+        description = self._recipe.description(self._numbers)
+        del description["distribution"]
+        return description
+
+    def _check(self, shape, layout, weight_name):
+        if not _broadcasts_to(self._traits.batch_shape, shape):
+            raise ValueError(
+                "Argument `distribution` must have a batch shape that broadcasts to the weight's "
+                f"shape. Received: a batch shape of {tuple(self._traits.batch_shape)} for weight "
+                f"{weight_name} of shape {tuple(shape)}"
+            )
+
+    def _value(self, tensor, layout):
+        numbers = distributions.tensors(self._numbers, accumulation_dtype(tensor.dtype))
+        return negative_log_density(
+            tensor,
+            factor=self.factor,
+            recipe=self._recipe,
+            is_half_line=self._traits.is_half_line,
+            cusp=numbers.get(self._traits.cusp, self._traits.cusp),
+            floor=self.floor,
+            **numbers,
+        )
+
+    def _prox(self, tensor, layout, step_size):
+        if self.distribution not in PROXIMAL_OPERATORS or self.floor is not None:
+            raise NotImplementedError(
+                f"The proximal operator of {self!r} has no closed form, or none that is known. "
+                f"Without a floor, that of {' and '.join(PROXIMAL_OPERATORS)} has one."
+            )
+        prox = PROXIMAL_OPERATORS[self.distribution]
+        numbers = distributions.tensors(self._numbers, accumulation_dtype(tensor.dtype))
+        return prox(tensor, strength=step_size * self.factor, **numbers)
+
+    def _arguments(self):
+        return {
+            "distribution": self.distribution,
+            "factor": self.factor,
+            "floor": self.floor,
+            **self.parameters,
+        }
+
+
+def _broadcasts_to(batch_shape, shape):
+    aligned = zip(reversed(batch_shape), reversed(shape))
+    return len(batch_shape) <= len(shape) and all(
+        size == 1 or length is None or size == length for size, length in aligned
+    )

@@ -53,6 +53,19 @@ def _sparse_group_lasso(factor, min_rank=1, **arguments):
     )
 
 
+def _prior(name, log_density, has_prox=True, **parameters):
+    return Case(
+        tfreg.Prior(name, 0.2, **parameters),
+        lambda w: 0.2 * oracles.negative_log_density(w, log_density, **parameters),
+        has_prox=has_prox,
+    )
+
+
+_SPIKE_AND_SLAB = {
+    "mixture_distribution": {"distribution": "Categorical", "probs": [0.75, 0.25]},
+    "components_distribution": {"distribution": "Normal", "loc": 0.0, "scale": [0.1, 1.5]},
+}
+
 CASES = [
     _total_variation(0.3),
     _total_variation(0.3, axis=0),
@@ -78,6 +91,24 @@ CASES = [
     _sparse_group_lasso(0.2, l1_ratio=0.3, axis="output"),
     _sparse_group_lasso(0.2, l1_ratio=0.0, axis=0, group_size=4),
     _sparse_group_lasso(0.2, l1_ratio=1.0, axis="input"),
+    _prior("Normal", oracles.log_normal, loc=0.1, scale=0.7),
+    _prior("Laplace", oracles.log_laplace, loc=0.1, scale=0.7),
+    _prior(
+        "GeneralizedNormal",
+        oracles.log_generalized_normal,
+        has_prox=False,
+        loc=0.0,
+        scale=0.7,
+        power=0.5,
+    ),
+    Case(
+        tfreg.Prior("MixtureSameFamily", 0.2, **_SPIKE_AND_SLAB),
+        lambda w: 0.2
+        * oracles.negative_log_density(
+            w, oracles.log_spike_and_slab, share=0.75, spike=0.1, slab=1.5
+        ),
+        has_prox=False,
+    ),
     Case(
         tfreg.TotalVariation(0.3, axis=0) + tfreg.GroupLasso(0.2) + tfreg.BoxPenalty(0.1),
         lambda w: 0.3 * oracles.total_variation(w, axis=0)

@@ -1,6 +1,7 @@
 """The penalties as naive NumPy loops: slow, obvious, and none of tfreg's code."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -101,6 +102,28 @@ def joint_total_variation(weights, order=1):
     for _ in range(order):
         weights = [following - w for w, following in zip(weights, weights[1:])]
     return sum(abs(value) for w in weights for value in w.ravel())
+
+
+def log_normal(x, loc, scale):
+    return -0.5 * ((x - loc) / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))
+
+
+def log_laplace(x, loc, scale):
+    return -abs(x - loc) / scale - np.log(2 * scale)
+
+
+def log_generalized_normal(x, loc, scale, power):
+    constant = np.log(power / (2 * scale * math.gamma(1 / power)))
+    return constant - (abs(x - loc) / scale) ** power
+
+
+def log_spike_and_slab(x, share, spike, slab):
+    in_slab = np.log(1 - share) + log_normal(x, 0.0, slab)
+    return np.logaddexp(np.log(share) + log_normal(x, 0.0, spike), in_slab)
+
+
+def negative_log_density(w, log_density, **parameters):
+    return -sum(log_density(x, **parameters) for x in np.asarray(w, np.float64).ravel())
 
 
 def article_total_variation(w):

@@ -1,5 +1,6 @@
 """Penalties at random: arguments, shapes, ranks, dtypes and extreme values."""
 
+import functools
 import json
 
 import numpy as np
@@ -13,6 +14,10 @@ import tfreg
 
 MAGNITUDES = [0.0, 1e-30, 1e-5, 1.0, 3e4, 1e30]
 DTYPES = {"float16": 6e4, "bfloat16": 1e30, "float32": 1e30, "float64": 1e150}
+LOG_PRIORS = {
+    name: functools.partial(oracles.negative_log_density, log_density=log_density)
+    for name, log_density in [("Normal", oracles.log_normal), ("Laplace", oracles.log_laplace)]
+}
 FACTORS = st.sampled_from([0.0, 1e-4, 1 / 3, 2.0])
 
 
@@ -50,7 +55,7 @@ def groupings(draw, rank):
 def penalties(draw, rank):
     """A penalty for weights of `rank`, and its oracle."""
     factor = draw(FACTORS)
-    family = draw(st.sampled_from(["variation", "isotropic", "box", "lasso", "sparse"]))
+    family = draw(st.sampled_from(["variation", "isotropic", "box", "lasso", "sparse", "prior"]))
     if family == "variation":
         arguments = {"axis": draw(st.none() | axes_of(rank)), "order": draw(st.integers(1, 2))}
         return tfreg.TotalVariation(factor, **arguments), oracles.total_variation, arguments
@@ -62,6 +67,10 @@ def penalties(draw, rank):
         bounds = draw(st.sampled_from([(lower, upper), (lower, None), (None, upper)]))
         arguments = dict(zip(("lower", "upper"), bounds))
         return tfreg.BoxPenalty(factor, **arguments), oracles.box, arguments
+    if family == "prior":
+        name = draw(st.sampled_from(["Normal", "Laplace"]))
+        arguments = {"loc": 0.0, "scale": draw(st.floats(1.0, 100.0))}
+        return tfreg.Prior(name, factor, **arguments), LOG_PRIORS[name], arguments
     arguments = draw(groupings(rank))
     if family == "lasso":
         return tfreg.GroupLasso(factor, **arguments), oracles.group_lasso, arguments

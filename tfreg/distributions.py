@@ -92,7 +92,7 @@ def _recipe(described, numbers, path=()):
             for argument, value in described.parameters.items()
             if argument in known and not _is_default(value, known[argument])
         }
-    if "distribution" in known:
+    if "distribution" in given or known.get("distribution") is inspect.Parameter.empty:
         raise ValueError(
             "Argument `distribution` must not be one that wraps another. "
             f"Received: {cls.__name__}, with parameters {list(known)}"

@@ -32,7 +32,7 @@ def test_demo(keras_name, tmp_path):
 
     ends = {}
     for number, net in enumerate(command.NETS, start=1):
-        assert sum(line.startswith(f"[{number}/8] {net.name} ") for line in lines) == 1
+        assert sum(line.startswith(f"[{number}/9] {net.name} ") for line in lines) == 1
         [row] = [line for line in lines if line.startswith(f"{net.name} ")]
         _, accuracy, start, end, measure, with_penalty, without = re.split("  +", row)
         assert 20 < float(accuracy.removesuffix("%")) <= 100
@@ -41,7 +41,10 @@ def test_demo(keras_name, tmp_path):
             continue
         assert measure == net.measure
         # One epoch takes no weight out of the box.
-        assert (float(start) > 0) == (float(end) > 0) == (net.measure != command.OUTSIDE)
+        assert (float(start) > 0) == (float(end) != 0) == (net.measure != command.OUTSIDE)
+        if net.measure == command.WITHIN:
+            assert float(end) < float(start)
+            assert float(with_penalty.rstrip("%")) > 2 * float(without.rstrip("%"))
         if net.measure == command.VARIATION:
             assert float(end) < float(start)
             assert 0 < float(with_penalty) < float(without)
@@ -100,6 +103,12 @@ def test_same_seed_same_numbers(api):
             tfreg.GroupLasso(0.1, axis=0, group_size=3),
             [[[3.0], [4.0], [0.0], [2.0]], [[3.0]]],
             "2.0e+00 to 5.00",
+        ),
+        (
+            command.WITHIN,
+            command.SPIKE_AND_SLAB,
+            [[[0.001, -0.02, 0.5]], [[-0.009]]],
+            "50.0%",
         ),
     ],
 )

@@ -15,13 +15,16 @@ import tensorflow as tf
 
 from tfreg import __version__, backend
 from tfreg.groups import Groups
-from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, TotalVariation
+from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, Prior, TotalVariation
 
+TRAINING_EXAMPLES = 1347  # three quarters of the digits
 BATCH_SIZE = 64
 LEARNING_RATE = 0.02
 
 # The bounds of a BoxPenalty are soft: a weight that the data pull outward rests just outside.
 BOX_MARGIN = 0.01
+# Under the spike of the prior.
+NEAR_ZERO = 0.01
 
 # Two processes need not round alike, on a GPU say, where each chooses its algorithms anew.
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-5, 1e-6
@@ -69,13 +72,26 @@ def _norms(penalty, weights):
     return f"{norms.min():.1e} to {norms.max():.2f}"
 
 
+def _share_near_zero(penalty, weights):
+    w = np.concatenate([w.ravel() for w in weights])
+    return f"{(np.abs(w) < NEAR_ZERO).mean():.1%}"
+
+
 # What the penalties are for: the text of a measure of a penalty's weights.
 MEASURES = {
     "total variation": _total_variation,
     f"outside box by > {BOX_MARGIN}": _share_outside,
     "norms of groups": _norms,
+    f"within {NEAR_ZERO} of 0": _share_near_zero,
 }
-VARIATION, OUTSIDE, NORMS = MEASURES
+VARIATION, OUTSIDE, NORMS, WITHIN = MEASURES
+
+SPIKE_AND_SLAB = Prior(
+    "MixtureSameFamily",
+    factor=1 / TRAINING_EXAMPLES,
+    mixture_distribution={"distribution": "Categorical", "probs": [0.8, 0.2]},
+    components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [NEAR_ZERO, 0.5]},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +109,7 @@ NETS = [
     Net("dense-TotalVariation", _dense, TotalVariation(0.0005, axis=0), VARIATION),
     Net("dense-BoxPenalty", _dense, BoxPenalty(0.02, lower=-0.5, upper=0.5), OUTSIDE),
     Net("dense-GroupLasso", _dense, GroupLasso(0.0005, axis=0, group_size=3), NORMS),
+    Net("dense-Prior", _dense, SPIKE_AND_SLAB, WITHIN),
     Net("conv", _conv),
     Net("conv-GroupLasso", _conv, GroupLasso(0.001, axis="output"), NORMS),
     Net("lstm", _lstm),
@@ -266,7 +283,9 @@ def demo(epochs, out, keras_name, seed):
     keras = getattr(backend, keras_name)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8).astype("float32") / 16.0
-    data = train_test_split(images, labels, stratify=labels, random_state=seed)
+    data = train_test_split(
+        images, labels, train_size=TRAINING_EXAMPLES, stratify=labels, random_state=seed
+    )
     print(f"scikit-learn's digits, {keras_name} {keras.__version__}, seed {seed}")
     files, results = [], []
     for number, net in enumerate(NETS, start=1):

@@ -1,15 +1,19 @@
 """What the benchmarks share: options, environment, answer check, timing, tables and JSON."""
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
+import re
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 import tfreg
 
@@ -17,28 +21,31 @@ import tfreg
 SAMPLE_SECONDS = 5e-3
 
 
-def parse(description, arguments):
-    parser = argparse.ArgumentParser(
+def parser(description):
+    """The options that every benchmark has."""
+    result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer shapes, fewer repeats")
-    parser.add_argument("--shape", action="append", type=_shape, help="of a weight; repeatable")
-    parser.add_argument("--repeats", type=_positive, help="samples of each run")
-    parser.add_argument("--out", metavar="FILE", help="where to write the measurements as JSON")
-    return parser.parse_args(arguments)
+    result.add_argument("--quick", action="store_true", help="less of everything")
+    result.add_argument("--repeats", type=positive, help="samples of each run")
+    result.add_argument(
+        "--penalty", type=re.compile, default="", metavar="REGEX", help="only those so named"
+    )
+    result.add_argument("--out", metavar="FILE", help="where to write the measurements as JSON")
+    return result
 
 
-def _positive(text):
+def positive(text):
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
-def _shape(text):
-    shape = tuple(_positive(length) for length in text.split("x"))
-    if len(shape) < 2:
+def shape(text):
+    result = tuple(positive(length) for length in text.split("x"))
+    if len(result) < 2:
         raise ValueError
-    return shape
+    return result
 
 
 def environment():
@@ -47,6 +54,7 @@ def environment():
         "tfreg": tfreg.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "tf_keras": tf_keras.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "processor": _processor(),
@@ -81,6 +89,14 @@ def check_answer(what, actual, expected, tolerance):
     return error
 
 
+def in_fresh_process(function, *arguments):
+    """What `function` returns in a process that has imported TensorFlow but not yet used it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def _seconds(run, calls):
     start = time.perf_counter()
     for _ in range(calls):
@@ -100,10 +116,16 @@ def interleaved_quartiles(runs, repeats):
     Each round takes one sample of every run, so that noise that lasts hits all alike.
     """
     calls = {key: _calls_per_sample(run) for key, run in runs.items()}
-    samples: dict = {key: [] for key in runs}
-    for _ in range(repeats):
-        for key, run in runs.items():
-            samples[key].append(_seconds(run, calls[key]))
+    samplers = {key: lambda key=key: _seconds(runs[key], calls[key]) for key in runs}
+    return quartiles_of_rounds(samplers, repeats)
+
+
+def quartiles_of_rounds(samplers, rounds):
+    """The quartiles of what each of `samplers`, callables, returns, one sample of each a round."""
+    samples: dict = {key: [] for key in samplers}
+    for _ in range(rounds):
+        for key, sampler in samplers.items():
+            samples[key].append(sampler())
     return {key: np.percentile(taken, [25, 50, 75]).tolist() for key, taken in samples.items()}
 
 

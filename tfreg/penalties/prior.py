@@ -119,6 +119,11 @@ class Prior(Penalty):
     ... )
     >>> round(float(spike_and_slab(tf.zeros([10]))), 4)
     -0.0358
+
+    References:
+        Murphy, Probabilistic Machine Learning: An Introduction, 2022, section 4.5 (MAP estimates).
+        Carvalho, Polson and Scott, The horseshoe estimator for sparse signals, 2010.
+        George and McCulloch, Variable selection via Gibbs sampling, 1993 (spike and slab).
     """
 
     def __init__(self, distribution, factor=None, floor=None, **parameters):

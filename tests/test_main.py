@@ -31,7 +31,7 @@ def test_demo(keras_name, tmp_path):
     lines = done.stdout.decode().splitlines()
 
     ends = {}
-    for number, net in enumerate(command.NETS, start=1):
+    for number, net in enumerate(command.nets(), start=1):
         assert sum(line.startswith(f"[{number}/9] {net.name} ") for line in lines) == 1
         [row] = [line for line in lines if line.startswith(f"{net.name} ")]
         _, accuracy, start, end, measure, with_penalty, without = re.split("  +", row)
@@ -56,7 +56,7 @@ def test_demo(keras_name, tmp_path):
         assert float(difference) < 1e-5
         assert verdict == "equal"
 
-    models = {f"{net.name}.keras" for net in command.NETS}
+    models = {f"{net.name}.keras" for net in command.nets()}
     assert {file.name for file in out.iterdir()} == models | {"total_variation.png"}
     model = importlib.import_module(keras_name).models.load_model(out / "conv-GroupLasso.keras")
     assert f"{float(sum(model.losses)):.3g}" == ends["conv-GroupLasso"]
@@ -72,7 +72,7 @@ def test_same_seed_same_numbers(api):
     rng = np.random.default_rng(0)
     data = [rng.random((100, 8, 8), "float32"), rng.random((50, 8, 8), "float32")]
     data += [rng.integers(10, size=100), rng.integers(10, size=50)]
-    [net] = [net for net in command.NETS if net.name == "dense-GroupLasso"]
+    [net] = [net for net in command.nets() if net.name == "dense-GroupLasso"]
     first, second, other = [
         command._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1]
         for seed in (5, 5, 6)
@@ -106,7 +106,7 @@ def test_same_seed_same_numbers(api):
         ),
         (
             command.WITHIN,
-            command.SPIKE_AND_SLAB,
+            command.spike_and_slab(),
             [[[0.001, -0.02, 0.5]], [[-0.009]]],
             "50.0%",
         ),
@@ -118,9 +118,9 @@ def test_measures(name, penalty, weights, expected):
 
 
 def test_every_penalized_net_has_its_plain_one():
-    plain = [net.build for net in command.NETS if net.penalty is None]
-    assert all(plain.count(net.build) == 1 for net in command.NETS)
-    [uneven] = [net.penalty for net in command.NETS if net.name == "dense-GroupLasso"]
+    plain = [net.build for net in command.nets() if net.penalty is None]
+    assert all(plain.count(net.build) == 1 for net in command.nets())
+    [uneven] = [net.penalty for net in command.nets() if net.name == "dense-GroupLasso"]
     assert 64 % uneven.group_size
 
 

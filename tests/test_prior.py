@@ -57,6 +57,7 @@ HALF_LINE = [
     ("Gamma", {"concentration": 1.5, "rate": 2.0}),
     ("InverseGamma", {"concentration": 1.5, "scale": 0.7}),
     ("LogNormal", {"loc": 0.2, "scale": 0.7}),
+    ("InverseGaussian", {"loc": 0.7, "concentration": 1.5}),
     ("Weibull", {"concentration": 1.5, "scale": 0.7}),
     (
         "MixtureSameFamily",
@@ -155,6 +156,8 @@ CUSPS = [
     ("Laplace", {"loc": 1.0, "scale": 0.7}, 1.0),
     ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 0.5}, 0.0),
     ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": [0.5, 1.5, 3.0]}, 0.0),
+    ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 1.0}, 0.0),
+    ("GeneralizedNormal", {"loc": 1.0, "scale": 0.7, "power": 1.5}, 1.0),
     ("GeneralizedNormal", {"loc": [0.0, 1.0, -1.0], "scale": 0.7, "power": 0.5}, [0.0, 1.0, -1.0]),
     ("MixtureSameFamily", {"mixture_distribution": MIXED, "components_distribution": GAMMAS}, 0.0),
     (
@@ -186,17 +189,35 @@ def test_derivatives_are_finite_at_a_cusp(name, parameters, cusp, mode):
         return value, gradient, outer.gradient(gradient, w, unconnected_gradients="zero")
 
     value, gradient, second = MODES[mode](derivatives)(cusp)
-    assert np.isfinite(value) and np.isfinite(second).all()
+    assert np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(second).all()
     if "Gamma" not in str(parameters):
         np.testing.assert_array_equal(gradient, np.zeros([2, 3]))
-    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("name, parameters", HALF_LINE, ids=str)
-def test_gradients_are_finite_at_the_end_of_the_support(name, parameters):
-    _, gradient = value_and_gradient(tfreg.Prior(name, 1.0, **parameters), tf.zeros([3]))
-    # Only a density of 0 there, with its infinite penalty, may have an infinite slope.
-    assert np.isfinite(gradient).all()
+def test_at_the_end_of_the_support_the_gradient_is_finite_and_the_value_not_nan(name, parameters):
+    value, gradient = value_and_gradient(tfreg.Prior(name, 1.0, **parameters), tf.zeros([3]))
+    assert np.isfinite(gradient).all() and not np.isnan(value)
+
+
+@pytest.mark.parametrize(
+    "name, parameters, least, most",
+    [
+        ("LogLogistic", {"loc": 0.0, "scale": 1.0}, -1e-6, 1e-6),
+        ("InverseGaussian", {"loc": 1.0, "concentration": 1.0}, 1e29, np.inf),
+        ("InverseGamma", {"concentration": 2.0, "scale": 1.0}, 1e29, np.inf),
+    ],
+)
+def test_where_probability_has_no_value_at_0_it_is_that_beside_it(name, parameters, least, most):
+    value, gradient = value_and_gradient(tfreg.Prior(name, 1.0, **parameters), tf.zeros([1]))
+    assert least <= float(value) <= most and not np.any(gradient)
+
+
+def test_a_floor_makes_a_density_of_0_at_0_finite():
+    parameters = {"concentration": 2.0, "rate": 1.0}
+    assert tfreg.Prior("Gamma", 1.0, **parameters)(tf.zeros([1])) == np.inf
+    value = tfreg.Prior("Gamma", 1.0, 1e-3, **parameters)(tf.zeros([1]))
+    np.testing.assert_allclose(value, -made("Gamma", parameters).log_prob(1e-3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -288,8 +309,13 @@ def test_a_batch_does_not_repeat_a_weight_of_unknown_shape():
     dynamic = tf.function(penalty, input_signature=[tf.TensorSpec([None, None], tf.float64)])
     w = tf.constant(weight((2, 3)))
     np.testing.assert_allclose(dynamic(w), penalty(w))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must broadcast to the weight"):
-        dynamic(tf.ones([2, 1], tf.float64))
+    prox = tf.function(
+        lambda w: penalty.prox(w, 0.5), input_signature=[tf.TensorSpec([None, None], tf.float64)]
+    )
+    np.testing.assert_allclose(prox(w), penalty.prox(w, 0.5))
+    for function in (dynamic, prox):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must broadcast to the weight"):
+            function(tf.ones([2, 1], tf.float64))
 
 
 def test_priors_of_a_kind_share_their_traces():

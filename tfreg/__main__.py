@@ -86,13 +86,6 @@ MEASURES = {
 }
 VARIATION, OUTSIDE, NORMS, WITHIN = MEASURES
 
-SPIKE_AND_SLAB = Prior(
-    "MixtureSameFamily",
-    factor=1 / TRAINING_EXAMPLES,
-    mixture_distribution={"distribution": "Categorical", "probs": [0.8, 0.2]},
-    components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [NEAR_ZERO, 0.5]},
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Net:
@@ -104,17 +97,31 @@ class Net:
     measure: str | None = None
 
 
-NETS = [
-    Net("dense", _dense),
-    Net("dense-TotalVariation", _dense, TotalVariation(0.0005, axis=0), VARIATION),
-    Net("dense-BoxPenalty", _dense, BoxPenalty(0.02, lower=-0.5, upper=0.5), OUTSIDE),
-    Net("dense-GroupLasso", _dense, GroupLasso(0.0005, axis=0, group_size=3), NORMS),
-    Net("dense-Prior", _dense, SPIKE_AND_SLAB, WITHIN),
-    Net("conv", _conv),
-    Net("conv-GroupLasso", _conv, GroupLasso(0.001, axis="output"), NORMS),
-    Net("lstm", _lstm),
-    Net("lstm-TotalVariation", _lstm, TotalVariation(0.0003, axis=0), VARIATION),
-]
+def spike_and_slab():
+    """A prior, whose distributions take long to import."""
+    return Prior(
+        "MixtureSameFamily",
+        factor=1 / TRAINING_EXAMPLES,
+        mixture_distribution={"distribution": "Categorical", "probs": [0.8, 0.2]},
+        components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [NEAR_ZERO, 0.5]},
+    )
+
+
+@functools.cache
+def nets():
+    return [
+        Net("dense", _dense),
+        Net("dense-TotalVariation", _dense, TotalVariation(0.0005, axis=0), VARIATION),
+        Net("dense-BoxPenalty", _dense, BoxPenalty(0.02, lower=-0.5, upper=0.5), OUTSIDE),
+        Net("dense-GroupLasso", _dense, GroupLasso(0.0005, axis=0, group_size=3), NORMS),
+        Net("dense-Prior", _dense, spike_and_slab(), WITHIN),
+        Net("conv", _conv),
+        Net("conv-GroupLasso", _conv, GroupLasso(0.001, axis="output"), NORMS),
+        Net("lstm", _lstm),
+        Net("lstm-TotalVariation", _lstm, TotalVariation(0.0003, axis=0), VARIATION),
+    ]
+
+
 PICTURED = ["dense", "dense-TotalVariation"]
 
 
@@ -288,8 +295,8 @@ def demo(epochs, out, keras_name, seed):
     )
     print(f"scikit-learn's digits, {keras_name} {keras.__version__}, seed {seed}")
     files, results = [], []
-    for number, net in enumerate(NETS, start=1):
-        show = _progress_line(f"[{number}/{len(NETS)}] {net.name:<20}", epochs)
+    for number, net in enumerate(nets(), start=1):
+        show = _progress_line(f"[{number}/{len(nets())}] {net.name:<20}", epochs)
         model, trained = _train(net, keras, data, epochs, seed, show)
         files.append(out / f"{net.name}.keras")
         model.save(files[-1])

@@ -32,6 +32,8 @@ if keras.config.backend() != "tensorflow":
     )
 
 PACKAGE = "tfreg"
+# The key of the Keras that an object is of, if that is tf_keras.
+_KERAS_KEY = "keras"
 
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _NOT_DENSE = (
@@ -117,8 +119,10 @@ def serialize(value):
     if isinstance(value, types.FunctionType):
         api = keras if _is_registered(keras, value) else tf_keras
         return {"class_name": "function", "config": api.saving.get_registered_name(value)}
-    api = keras if _is_of(keras, value) else tf_keras
-    return api.saving.serialize_keras_object(value)
+    if _is_of(keras, value):
+        return keras.saving.serialize_keras_object(value)
+    # Its own classes go by the same modules and names as those of Keras 3.
+    return {**tf_keras.saving.serialize_keras_object(value), _KERAS_KEY: tf_keras.__name__}
 
 
 def deserialize(config):
@@ -133,9 +137,9 @@ def deserialize(config):
             f"A saved model names the function {name!r}. Import the module that registers it with "
             "keras.saving.register_keras_serializable before the model is loaded."
         )
-    name = config.get("registered_name") if isinstance(config, dict) else None
-    # tf_keras's own classes go by the same module and name as those of Keras 3, which do the same.
-    if name is not None and keras.saving.get_registered_object(name) is None:
+    if isinstance(config, dict) and _KERAS_KEY in config:
+        config = dict(config)
+        del config[_KERAS_KEY]
         return tf_keras.saving.deserialize_keras_object(config)
     return keras.saving.deserialize_keras_object(config)
 

@@ -1,8 +1,8 @@
 """How a distribution of TensorFlow Probability is kept, made again and found fit for weights."""
 
+import contextlib
 import difflib
 import inspect
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,10 @@ import tensorflow as tf
 from tfreg import backend
 
 REAL_LINE, HALF_LINE = "the real numbers", "the real numbers >= 0"
-_FAR = 1e300
-# Arguments of every distribution that have no part in its density.
-_OPTIONS = {"self", "name", "validate_args", "allow_nan_stats"}
+# The floor of a density that TFP evaluates everywhere but at 0.
+BESIDE_ZERO = 1e-30
+# Arguments of a distribution that have no part in its density.
+_OPTIONS = {"self", "name", "validate_args", "allow_nan_stats", "dtype"}
 
 
 class Recipe(NamedTuple):
@@ -128,7 +129,7 @@ def _is_distribution(value):
 
 def _number(name, value):
     """`value` as a float or an array of float64."""
-    if backend.is_variable(value) or getattr(value, "variables", ()):
+    if any(backend.is_variable(x) or getattr(x, "variables", ()) for x in tf.nest.flatten(value)):
         raise ValueError(
             "The parameters of a Prior's distribution must be constants: what a variable among "
             f"them learns would neither be followed nor saved. Received: {name}={value!r}"
@@ -143,9 +144,12 @@ def _number(name, value):
             "A parameter of a Prior's distribution must be a number, an array of numbers or a "
             f"distribution of TensorFlow Probability. Received: {name}={value!r}"
         ) from error
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        is_finite = np.isfinite(array.astype(np.float32)).all()
+    if not is_finite:
         raise ValueError(
-            f"The parameters of a Prior's distribution must be finite. Received: {name}={value!r}"
+            "The parameters of a Prior's distribution must be finite, in float32 too. "
+            f"Received: {name}={value!r}"
         )
     array.flags.writeable = False
     return float(array) if array.ndim == 0 else array
@@ -203,40 +207,58 @@ def _is_default(value, default):
 
 
 class Traits(NamedTuple):
-    """What the penalty must know of a density: a cusp is a number or the key of one."""
+    """What the penalty must know of a density.
+
+    `floor` is the magnitude below which the density is held constant, or None. `cusp` is where TFP
+    has no gradient, or no curvature: 0.0, "loc" for the number of that key, or None.
+    """
 
     batch_shape: tf.TensorShape
     is_half_line: bool
-    cusp: Any
+    floor: float | None
+    cusp: str | float | None
 
 
 def traits(recipe, numbers, floor):
     """The `Traits` of a density, or a ValueError if it can be no prior of a weight."""
     with tf.init_scope():
-        exact = tensors(numbers, tf.float64)
-        try:
-            recipe.distribution(exact, validate_args=True)
-            distribution = recipe.distribution(exact)
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-            raise ValueError(
-                f"TensorFlow Probability makes no distribution of these parameters: {error}. "
-                f"Received: {recipe.description(numbers)}"
-            ) from error
-        _check_scalar(distribution)
-        is_half_line = _check_support(distribution) == HALF_LINE
-        batch_shape = distribution.batch_shape
-        cusp: Any = None
-        if floor is None:
-            zero = tf.zeros(batch_shape, tf.float64)
-            _check_floor(distribution, zero)
-            if not _has_gradient(distribution, zero):
-                cusp = 0.0
-        else:
+        with _explained_errors(recipe, numbers):
             single = recipe.distribution(tensors(numbers, tf.float32))
-            _check_floor(single, floor * tf.ones(batch_shape))
-        if "loc" in exact and not is_half_line and not _has_gradient(distribution, exact["loc"]):
-            cusp = "loc"
-        return Traits(batch_shape, is_half_line, cusp)
+            double = recipe.distribution(tensors(numbers, tf.float64))
+            # Not in double precision: TFP would ask of float32 probabilities that they add up so.
+            recipe.distribution(tensors(numbers, tf.float32), validate_args=True)
+        _check_scalar(double)
+        with _explained_errors(recipe, numbers):
+            support = _support(single)
+        _check_support(support, double)
+        with _explained_errors(recipe, numbers):
+            zero = tf.zeros(double.batch_shape, tf.float64)
+            given = floor
+            if floor is None and np.isnan(double.log_prob(zero)).any():
+                floor = BESIDE_ZERO
+            lowest = zero if floor is None else floor * tf.ones_like(zero)
+            densities = [single.log_prob(tf.cast(lowest, tf.float32)), double.log_prob(lowest)]
+            cusp: str | float | None = None
+            if floor is None and _has_cusp(double, zero):
+                cusp = 0.0
+            # On the half-line, of a LogNormal say, `loc` is no location.
+            loc = tensors(numbers, tf.float64).get("loc")
+            if loc is not None and support == REAL_LINE and _has_cusp(double, loc):
+                cusp = "loc"
+        _check_floor(densities, given, double)
+    return Traits(double.batch_shape, support == HALF_LINE, floor, cusp)
+
+
+@contextlib.contextmanager
+def _explained_errors(recipe, numbers):
+    """Makes of what TFP raises one error that tells of which distribution."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            f"TensorFlow Probability makes no density of these parameters: {error}. "
+            f"Received: {recipe.description(numbers)}"
+        ) from error
 
 
 def _check_scalar(distribution):
@@ -248,14 +270,12 @@ def _check_scalar(distribution):
         )
 
 
-def _check_support(distribution):
-    support = _support(distribution)
+def _check_support(support, distribution):
     if support not in (REAL_LINE, HALF_LINE):
         raise ValueError(
             f"Argument `distribution` must have {REAL_LINE} or {HALF_LINE} as its support, since "
             f"those are what weights can be. Received: {distribution!r}, whose support is {support}"
         )
-    return support
 
 
 def _support(distribution):
@@ -271,28 +291,34 @@ def _support(distribution):
         return "not known to TensorFlow Probability"
     if from_the_real_line is None:
         return "a discrete set"
-    ends = np.reshape([-_FAR, _FAR], [2] + [1] * distribution.batch_shape.rank)
-    images = from_the_real_line.forward(tf.constant(ends)).numpy()
+    # Where the support ends is where the bijector takes the ends of the real line.
+    ends = tf.reshape([-1e30, 1e30], [2] + [1] * distribution.batch_shape.rank)
+    images = from_the_real_line.forward(ends).numpy()
     lower, upper = images.min(axis=0), images.max(axis=0)
-    if np.all(upper > math.sqrt(_FAR)):
-        if np.all(lower < -math.sqrt(_FAR)):
+    if np.all(upper > 1e15):
+        if np.all(lower < -1e15):
             return REAL_LINE
-        if np.all(np.abs(lower) < 1.0 / math.sqrt(_FAR)):
+        if np.all(np.abs(lower) < 1e-15):
             return HALF_LINE
     return f"from {np.min(lower)} to {np.max(upper)}"
 
 
-def _check_floor(distribution, point):
-    if np.any(np.isposinf(distribution.log_prob(point))):
+def _check_floor(log_densities, floor, distribution):
+    if any(np.isposinf(log_density).any() for log_density in log_densities):
         raise ValueError(
             "Argument `floor` must be the magnitude below which a density that is infinite at 0 is "
-            f"held constant, 1e-6 say. Received: {distribution!r}, infinite at {np.max(point)}"
+            f"held constant, 1e-6 say. Received: floor={floor!r} for {distribution!r}, whose "
+            f"density is infinite {'at 0' if floor is None else 'there'}"
         )
 
 
-def _has_gradient(distribution, point):
-    def gradient(point):
-        return tf.gradients(distribution.log_prob(point), point)
+def _has_cusp(distribution, point):
+    def derivatives(point):
+        zero = tf.UnconnectedGradients.ZERO
+        first = tf.gradients(distribution.log_prob(point), point)
+        return first + tf.gradients(first, point, unconnected_gradients=zero)
 
-    traced = tf.function(gradient, autograph=False).get_concrete_function(point)
-    return np.isfinite(traced(point)).all()
+    traced = tf.function(derivatives, autograph=False).get_concrete_function(point)
+    first, second = (derivative.numpy() for derivative in traced(point))
+    # Of a cusp as that of |w|^1.5 TFP knows the slope, which is 0, but makes NaN of the curvature.
+    return np.any(~np.isfinite(first) | ((first == 0.0) & ~np.isfinite(second)))

@@ -11,27 +11,29 @@ from tfreg.kernels import accumulation_dtype, compiled, kernel, total
 from tfreg.penalties.base import Penalty, register
 
 
+def _not_repeated(x, w):
+    """`x`, whose shape must be that of `w`: one of length 1 could have been broadcast."""
+    if w.shape.is_fully_defined():
+        return x
+    message = "The batch shape of a Prior's distribution must broadcast to the weight's shape."
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x), tf.shape(w), message)]):
+        return tf.identity(x)
+
+
 def _log_density(w, recipe, numbers):
-    log_density = recipe.distribution(numbers).log_prob(w)
-    if not w.shape.is_fully_defined():
-        # Where a dimension that was unknown turns out as 1, broadcasting would repeat the weight.
-        sizes = tf.shape(log_density), tf.shape(w)
-        message = "The batch shape of a Prior's distribution must broadcast to the weight's shape."
-        with tf.control_dependencies([tf.debugging.assert_equal(*sizes, message)]):
-            return tf.identity(log_density)
-    return log_density
+    return _not_repeated(recipe.distribution(numbers).log_prob(w), w)
 
 
-def _is_flat(w, is_half_line, cusp, floor):
-    """Where the gradient is 0 by convention, not by TFP; None if nowhere."""
-    flat = []
+def _flat(w, is_half_line, cusp, floor):
+    """Where the gradient is 0 by convention, not by TFP, as a mask; None if nowhere."""
+    masks = []
     if is_half_line:
-        flat.append(w < 0.0)
+        masks.append(w < 0.0)
     if floor is not None:
-        flat.append(tf.abs(w) < floor)
+        masks.append(tf.abs(w) < floor)
     if cusp is not None:
-        flat.append(tf.equal(w, cusp))
-    return functools.reduce(tf.logical_or, flat) if flat else None
+        masks.append(tf.equal(w, cusp))
+    return functools.reduce(tf.logical_or, masks) if masks else None
 
 
 @kernel
@@ -49,8 +51,8 @@ def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
 @negative_log_density.gradient
 def _(w, recipe, is_half_line, cusp, floor, **numbers):
     """`-d/dw_i log p(w_i)`, by autodiff; 0 off the support, below the floor and at a cusp"""
-    flat = _is_flat(w, is_half_line, cusp, floor)
-    # Any regular point will do there: an undefined gradient would make the second one NaN.
+    flat = _flat(w, is_half_line, cusp, floor)
+    # An undefined gradient there would make the second one NaN; one at a distance of 1 is regular.
     regular = 1.0 if cusp is None else cusp + 1.0
     x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
     [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # no tape records in here
@@ -62,7 +64,7 @@ def _(w, recipe, is_half_line, cusp, floor, **numbers):
 @compiled
 def normal_prox(w, strength, loc, scale):
     """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, of 0 or infinity too"""
-    return w - (w - loc) / (1.0 + scale * (scale / strength))
+    return _not_repeated(w - (w - loc) / (1.0 + scale * (scale / strength)), w)
 
 
 @compiled
@@ -70,7 +72,8 @@ def laplace_prox(w, strength, loc, scale):
     """`loc + sign(w - loc) max(|w - loc| - t, 0)` for `t = strength / scale`"""
     threshold = strength / scale
     distance = w - loc
-    return tf.where(tf.abs(distance) <= threshold, loc, w - threshold * tf.sign(distance))
+    shrunk = tf.where(tf.abs(distance) <= threshold, loc, w - threshold * tf.sign(distance))
+    return _not_repeated(shrunk, w)
 
 
 PROXIMAL_OPERATORS = {"Normal": normal_prox, "Laplace": laplace_prox}
@@ -87,9 +90,12 @@ class Prior(Penalty):
     `1 / (number of training examples)`. The mean of squared errors of k outputs with noise of
     standard deviation s is that mean times `2 s^2 / k`, and so is the factor then.
 
-    The gradient is 0 where the density has a cusp, as a Laplace distribution's at its location.
-    A density on the numbers >= 0 is for weights that a constraint keeps there: a negative weight
-    has an infinite penalty and no gradient.
+    The gradient is TFP's. Where that is undefined though the density is not, at 0 or at the
+    location of a generalized normal distribution say, it is 0.
+
+    A density on the numbers >= 0 is for weights that a constraint keeps there. A negative weight
+    has an infinite penalty and no gradient, and so has one of 0 where the density is 0 there, as
+    that of Gamma with a concentration above 1; with a `floor` that is finite.
 
     Args:
         distribution: a distribution of `tensorflow_probability.distributions` or the name of one,
@@ -147,7 +153,7 @@ class Prior(Penalty):
 
     @property
     def parameters(self):
-        """The parameters of the distribution; a distribution among them is a dict."""
+        """The parameters: numbers, arrays, and a dict for each distribution among them."""
         description = self._recipe.description(self._numbers)
         del description["distribution"]
         return description
@@ -167,8 +173,8 @@ class Prior(Penalty):
             factor=self.factor,
             recipe=self._recipe,
             is_half_line=self._traits.is_half_line,
-            cusp=numbers.get(self._traits.cusp, self._traits.cusp),
-            floor=self.floor,
+            cusp=numbers["loc"] if self._traits.cusp == "loc" else self._traits.cusp,
+            floor=self._traits.floor,
             **numbers,
         )
 

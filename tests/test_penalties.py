@@ -99,6 +99,21 @@ def test_second_derivatives(case, mode):
     np.testing.assert_allclose(product, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward_mode(case, mode):
+    w, direction = weight((3, 4, 3, 2, 2)), tf.constant(weight((3, 4, 3, 2, 2), seed=1))
+
+    def slope_along_direction(x):
+        with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+            value = case.penalty(x)
+        return accumulator.jvp(value)
+
+    slope = MODES[mode](slope_along_direction)(tf.constant(w))
+    _, gradient = value_and_gradient(case.penalty, tf.constant(w))
+    np.testing.assert_allclose(slope, tf.reduce_sum(gradient * direction), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_at_zero_the_value_gradient_and_second_derivative_are_finite(case):
     w = tf.zeros([3, 4, 3, 2, 2])

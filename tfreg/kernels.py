@@ -140,7 +140,7 @@ class Compiled:
         for name, parameter in parameters.items():
             if isinstance(parameter, float):
                 tensors[name] = tf.constant(parameter, dtype)
-            elif tf.is_tensor(parameter):
+            elif isinstance(parameter, tf.Tensor):
                 tensors[name] = tf.cast(parameter, dtype)
             else:
                 static.append((name, parameter))
@@ -214,7 +214,10 @@ class Kernel:
                 # written, and autodiff finds the second derivative in it.
                 return self._gradient(weight, upstream=upstream, **parameters)
 
-            return self._value(weight, **parameters), gradient
+            # Eagerly, a tape around this records the value's own operations too, for nothing. In
+            # a graph, forward mode goes through them.
+            inner = tf.stop_gradient(weight) if tf.executing_eagerly() else weight
+            return self._value(inner, **parameters), gradient
 
         return factor * value(weight)
 

@@ -198,13 +198,26 @@ def test_the_probe_finds_xla_on_this_cpu():
     assert kernels._xla_compiles_on("/CPU:0")
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (5,), (4097,), (3, 5000), (70, 4096), (5000, 1), (0,), (2, 0)]
-)
+SMALL_SHAPES = [(), (5,), (4097,), (3, 5000), (70, 4096), (5000, 1), (0,), (2, 0)]
+# Those that are summed in short runs: along rows and flattened, with and without a rest of either.
+LARGE_SHAPES = [(2**19,), (2**18 + 5,), (601, 600), (64, 2, 2048), (3, 2**18 + 1), (2**18, 3)]
+
+
+@pytest.mark.parametrize("shape", SMALL_SHAPES + LARGE_SHAPES)
 def test_total_is_the_sum(shape):
-    x = np.random.default_rng(0).uniform(size=shape)
+    x = np.random.default_rng(0).normal(0.5, size=shape)
     for function in [kernels.total, tf.function(kernels.total, jit_compile=True)]:
         np.testing.assert_allclose(function(tf.constant(x)), x.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", LARGE_SHAPES)
+def test_total_hides_nothing_that_is_not_finite(shape, bad):
+    for place in (0, -1):
+        x = np.ones(shape, "float32")
+        x.flat[place] = bad
+        for function in [kernels.total, tf.function(kernels.total, jit_compile=True)]:
+            assert not np.isfinite(function(tf.constant(x)))
 
 
 def test_total_under_xla_is_as_right_as_pairwise_summation():

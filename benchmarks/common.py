@@ -1,9 +1,7 @@
 """What the benchmarks share: options, environment, answer check, timing, tables and JSON."""
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
@@ -89,14 +87,6 @@ def check_answer(what, actual, expected, tolerance):
     return error
 
 
-def in_fresh_process(function, *arguments):
-    """What `function` returns in a process that has imported TensorFlow but not yet used it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def _seconds(run, calls):
     start = time.perf_counter()
     for _ in range(calls):
@@ -116,16 +106,10 @@ def interleaved_quartiles(runs, repeats):
     Each round takes one sample of every run, so that noise that lasts hits all alike.
     """
     calls = {key: _calls_per_sample(run) for key, run in runs.items()}
-    samplers = {key: lambda key=key: _seconds(runs[key], calls[key]) for key in runs}
-    return quartiles_of_rounds(samplers, repeats)
-
-
-def quartiles_of_rounds(samplers, rounds):
-    """The quartiles of what each of `samplers`, callables, returns, one sample of each a round."""
-    samples: dict = {key: [] for key in samplers}
-    for _ in range(rounds):
-        for key, sampler in samplers.items():
-            samples[key].append(sampler())
+    samples: dict = {key: [] for key in runs}
+    for _ in range(repeats):
+        for key, run in runs.items():
+            samples[key].append(_seconds(run, calls[key]))
     return {key: np.percentile(taken, [25, 50, 75]).tolist() for key, taken in samples.items()}
 
 

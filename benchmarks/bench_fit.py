@@ -10,7 +10,6 @@ ratios: below 1 is faster.
 """
 
 import functools
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -21,13 +20,6 @@ QUICK_MODELS, QUICK_REPEATS = ["lstm"], 3
 HEADER = ["model", "mode", "penalty", "through", "/ L2", "/ none"]
 
 
-class Run(NamedTuple):
-    model: str
-    mode: str
-    penalty: str
-    through: str
-
-
 def fit(model, dataset):
     model.fit(dataset, shuffle=False, verbose=0)
 
@@ -36,7 +28,7 @@ def measure(options, name, mode, repeats):
     """The quartiles of the seconds per step of each variant of a model, and its errors."""
     runs, errors = {}, {}
     for variant in models.variants(options.penalty):
-        run = Run(name, mode, *variant)
+        run = models.Run(name, mode, *variant)
         model = models.penalized(models.APIS[options.keras], name, variant)
         errors[run] = models.check_losses(name, model, variant)
         one_batch = tf.data.Dataset.from_tensors(tuple(models.batch(model)))
@@ -51,7 +43,7 @@ def measure(options, name, mode, repeats):
 
 def rows(quartiles):
     for run in quartiles:
-        none, l2 = (quartiles[Run(run.model, run.mode, *v)] for v in (models.NONE, models.L2))
+        none, l2 = (quartiles[run._replace(**v._asdict())] for v in (models.NONE, models.L2))
         yield [
             *run,
             common.ratio_and_spread(quartiles[run], l2),
@@ -60,10 +52,7 @@ def rows(quartiles):
 
 
 def main(arguments=None):
-    parser = common.parser(__doc__)
-    parser.add_argument("--keras", choices=models.APIS, default="keras")
-    parser.add_argument("--model", action="append", choices=models.BUILDERS, help="repeatable")
-    parser.add_argument("--mode", action="append", choices=models.MODES, help="repeatable")
+    parser = models.parser(__doc__)
     parser.add_argument("--steps", type=common.positive, default=STEPS, help="of one sample")
     options = parser.parse_args(arguments)
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)

@@ -1,12 +1,15 @@
 """What the benchmarks share: options, environment, answer check, timing, tables and JSON."""
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
 import re
 import time
+from unittest import mock
 
 import keras
 import numpy as np
@@ -87,6 +90,15 @@ def check_answer(what, actual, expected, tolerance):
     return error
 
 
+def in_fresh_process(function, *arguments, environment=None):
+    """What `function`, of a module that can be imported, returns or raises in a new process."""
+    # A fork would inherit TensorFlow's memory, but not its threads.
+    spawn = multiprocessing.get_context("spawn")
+    with mock.patch.dict(os.environ, environment or {}):
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+            return process.submit(function, *arguments).result()
+
+
 def _seconds(run, calls):
     start = time.perf_counter()
     for _ in range(calls):
@@ -110,7 +122,11 @@ def interleaved_quartiles(runs, repeats):
     for _ in range(repeats):
         for key, run in runs.items():
             samples[key].append(_seconds(run, calls[key]))
-    return {key: np.percentile(taken, [25, 50, 75]).tolist() for key, taken in samples.items()}
+    return {key: quartiles(taken) for key, taken in samples.items()}
+
+
+def quartiles(samples):
+    return np.percentile(samples, [25, 50, 75]).tolist()
 
 
 def ratio(quartiles, base):

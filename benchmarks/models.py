@@ -28,6 +28,15 @@ class Variant(NamedTuple):
     through: str
 
 
+class Run(NamedTuple):
+    """The training of a model in a mode, with a variant of the penalty."""
+
+    model: str
+    mode: str
+    penalty: str
+    through: str
+
+
 NONE, L2 = Variant("none", "-"), Variant(penalties.L2_NAME, "layers")
 
 
@@ -117,6 +126,15 @@ def lstm(api, regularizer):
 
 
 BUILDERS = {build.__name__: build for build in (dense, resnet, transformer, lstm)}
+
+
+def parser(description):
+    """The options of every benchmark, and which models to train, and how."""
+    result = common.parser(description)
+    result.add_argument("--keras", choices=APIS, default="keras")
+    result.add_argument("--model", action="append", choices=BUILDERS, help="repeatable")
+    result.add_argument("--mode", action="append", choices=MODES, help="repeatable")
+    return result
 
 
 def batch(model):

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -29,6 +30,7 @@ WITH_PROX = [
     "Prior Laplace",
 ]
 L2 = "keras L2"
+COMPUTES = ["value", "gradient", "prox"]
 
 
 @pytest.fixture
@@ -125,6 +127,99 @@ def test_bench_fit_stops_at_wrong_losses(benchmark, monkeypatch):
     monkeypatch.setattr(models, "penalized", doubled)
     with pytest.raises(SystemExit, match="lstm keras L2 layers"):
         benchmark("bench_fit").main(["--model", "lstm", "--mode", "default"])
+
+
+@pytest.fixture
+def same_process(benchmark, monkeypatch):
+    """Lets a benchmark measure in the process of the test, where what is patched holds."""
+
+    def call(function, *arguments, environment):
+        return function(*arguments)
+
+    monkeypatch.setattr(benchmark("common"), "in_fresh_process", call)
+
+
+def test_bench_memory_prints_each_form_and_writes_json(benchmark, tmp_path, capsys):
+    out = tmp_path / "memory.json"
+    options = ["--shape", "2048x2048", "--repeats", "1", "--out", str(out)]
+    benchmark("bench_memory").main([*options, "--penalty", "Box"])
+    printed = rows(capsys.readouterr().out)
+    every = [[name, computes] for name in (L2, "BoxPenalty") for computes in COMPUTES]
+    assert [row[:2] for row in printed] == every
+    measurements = json.loads(out.read_text())["measurements"]
+    assert {measurement["form"] for measurement in measurements} == {"Keras", "tfreg", "by hand"}
+
+
+def test_bench_memory_stops_at_a_wrong_meter(benchmark, same_process, monkeypatch):
+    bench_memory = benchmark("bench_memory")
+    monkeypatch.setattr(bench_memory, "peak", lambda perform: 5 * 8 * 16 * 4)
+    with pytest.raises(SystemExit, match="the meter"):
+        bench_memory.main(SMALLEST)
+
+
+def test_bench_memory_stops_at_a_wrong_answer(benchmark, same_process, monkeypatch):
+    bench_memory, penalties = benchmark("bench_memory"), benchmark("penalties")
+    right = penalties.box_reference
+    monkeypatch.setattr(bench_memory, "check_meter", lambda w: None)
+    monkeypatch.setattr(penalties, "box_reference", lambda w: _value_off(*right(w)))
+    with pytest.raises(SystemExit, match="BoxPenalty tfreg value graph"):
+        bench_memory.main([*SMALLEST, "--penalty", "Box"])
+
+
+def test_bench_memory_stops_where_no_meter_is(benchmark, monkeypatch, tmp_path):
+    bench_memory = benchmark("bench_memory")
+    monkeypatch.setattr(bench_memory, "CLEAR_REFS", tmp_path / "clear_refs")
+    with pytest.raises(SystemExit, match="Linux"):
+        bench_memory.main(SMALLEST)
+
+
+def test_bench_compile_prints_each_way_and_writes_json(
+    benchmark, same_process, api, tmp_path, capsys
+):
+    out = tmp_path / "compile.json"
+    options = ["--model", "lstm", "--repeats", "1", "--out", str(out), "--keras", api.__name__]
+    benchmark("bench_compile").main([*options, "--mode", "default", "--penalty", "Box"])
+    printed = rows(capsys.readouterr().out)
+    expected = [["none", "-"], [L2, "layers"], ["BoxPenalty", "layers"]]
+    assert [row[2:4] for row in printed] == [*expected, ["BoxPenalty", "add_penalty"]]
+    assert {row[-1] for row in printed} == {"0"}
+    [first, *_] = json.loads(out.read_text())["measurements"]
+    assert first["model"] == "lstm" and first["keras"] == api.__name__
+
+
+def test_bench_compile_counts_traces_and_compilations(benchmark):
+    common, models = benchmark("common"), benchmark("models")
+    bench_compile = benchmark("bench_compile")
+    run = models.Run("lstm", "jit_compile", "BoxPenalty", "layers")
+    arguments = (bench_compile.measure, "keras", run)
+    sample = common.in_fresh_process(*arguments, environment=bench_compile.ENVIRONMENT)
+    # Of two shapes of kernels, the value and the gradient.
+    assert (sample.traces, sample.traces_for_another_strength) == (4, 0)
+    assert sample.compilations >= 1
+
+
+def test_bench_compile_leaves_out_what_takes_minutes(benchmark):
+    options = ["--keras", "tf_keras", "--model", "lstm"]
+    parsed = benchmark("models").parser("").parse_args(options)
+    assert {run.mode for run in benchmark("bench_compile").selected(parsed)} == {"default"}
+
+
+def test_bench_compile_stops_at_wrong_losses(benchmark, same_process, monkeypatch):
+    models = benchmark("models")
+    doubled = models.PENALTIES[L2]._replace(reference=lambda w: 2.0 * np.square(w).sum())
+    monkeypatch.setitem(models.PENALTIES, L2, doubled)
+    with pytest.raises(SystemExit, match="lstm keras L2 layers"):
+        benchmark("bench_compile").main(["--model", "lstm", "--mode", "default"])
+
+
+def test_a_fresh_process_has_its_environment_and_hands_back_what_it_raises(benchmark):
+    in_fresh_process = benchmark("common").in_fresh_process
+    environment = {"TFREG_TEST": "there"}
+    assert in_fresh_process(os.getenv, "TFREG_TEST", environment=environment) == "there"
+    assert "TFREG_TEST" not in os.environ
+    assert in_fresh_process(os.getpid) != os.getpid()
+    with pytest.raises(SystemExit, match="wrong"):
+        in_fresh_process(sys.exit, "wrong")
 
 
 def test_answer_check_refuses_nan_and_returns_the_error(benchmark):

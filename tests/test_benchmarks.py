@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import pytest
 
+import tfreg
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALLEST = ["--shape", "8x16", "--repeats", "1"]
 WITHOUT_PROX = ["TotalVariation axis=None", "TotalVariation axis=0", "TotalVariation axis=-1"]
@@ -43,7 +45,9 @@ def benchmark(monkeypatch):
 def rows(printed):
     """The cells of the tables' rows, without their headers."""
     lines = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in cells] for cells in lines[2:]]
+    every = [[cell.strip() for cell in cells] for cells in lines]
+    rules = [number for number, row in enumerate(every) if set("".join(row)) == {"-"}]
+    return [row for i, row in enumerate(every) if i not in rules and i + 1 not in rules]
 
 
 def test_bench_kernels_prints_each_penalty_and_writes_json(tmp_path):
@@ -236,3 +240,151 @@ def test_a_bad_shape_is_refused(benchmark, shape, capsys):
     with pytest.raises(SystemExit):
         benchmark("bench_kernels").main(["--shape", shape])
     assert shape in capsys.readouterr().err
+
+
+COPY = "numpy.copyto"
+TINY = ["--size", "2^10", "--size", "2^12", "--fit-from", "2^12", "--grouped", "2^6"]
+TINY += ["--repeats", "1"]
+
+
+def test_bench_growth_prints_sizes_and_groups_and_writes_json(benchmark, tmp_path, capsys):
+    out = tmp_path / "growth.json"
+    options = ["--penalty", "Box|GroupLasso (all|columns|runs along 1)", "--out", str(out)]
+    benchmark("bench_growth").main([*TINY, *options])
+    every, columns, runs = "GroupLasso all", "GroupLasso columns", "GroupLasso runs along 1"
+    by_size, by_groups = [COPY, L2, "BoxPenalty", every], [every, columns, runs]
+    printed = rows(capsys.readouterr().out)
+    assert [row[0] for row in printed] == by_size + by_groups
+    assert [row[1:5].count("-") for row in printed[-3:]] == [3, 0, 2]
+    measured = [
+        (m["varies"], m["penalty"], m["weights"], m["groups"])
+        for m in json.loads(out.read_text())["measurements"]
+    ]
+    assert sorted(measured, key=str) == sorted(
+        [
+            *(("weights", name, size, None) for name in by_size for size in (2**10, 2**12)),
+            *(("groups", columns, 2**6, groups) for groups in (1, 4, 16, 64)),
+            *(("groups", runs, 2**6, groups) for groups in (16, 64)),
+            ("groups", every, 2**6, 1),
+            ("groups", COPY, 2**6, None),
+        ],
+        key=str,
+    )
+
+
+@pytest.mark.parametrize("size", [2**6, 2**7])
+def test_every_form_of_groups_is_as_many_as_it_says(benchmark, size):
+    for groups, shape, case in benchmark("bench_growth").grouped_cases(size):
+        config = case.forms["tfreg"].get_config() | {"factor": 1.0, "size_weighted": False}
+        sum_of_norms = float(tfreg.GroupLasso(**config)(np.ones(shape, np.float32)))
+        assert sum_of_norms == pytest.approx(groups * np.sqrt(size / groups)), case.name
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_slope_is_the_power_of_the_size_with_which_time_grows(benchmark, power):
+    seconds = {2**e: 2e-4 + 1e-12 * 2.0 ** (power * e) for e in range(10, 27, 2)}
+    assert benchmark("bench_growth").slope(seconds, 2**16) == pytest.approx(power, abs=0.01)
+
+
+def test_slope_of_a_time_that_does_not_grow_is_nan(benchmark):
+    assert np.isnan(benchmark("bench_growth").slope({2**10: 2.0, 2**16: 3.0, 2**18: 2.0}, 2**16))
+
+
+@pytest.mark.parametrize(
+    "reference, name", [("box_reference", "BoxPenalty"), ("groups_reference", "GroupLasso rows")]
+)
+def test_bench_growth_stops_at_a_wrong_answer(benchmark, monkeypatch, reference, name):
+    penalties = benchmark("penalties")
+    right = getattr(penalties, reference)
+
+    def spoiled(*arguments, **parameters):
+        return _value_off(*right(*arguments, **parameters))
+
+    monkeypatch.setattr(penalties, reference, spoiled)
+    with pytest.raises(SystemExit, match=f"{name} value of") as stopped:
+        benchmark("bench_growth").main([*TINY, "--penalty", name])
+    assert stopped.value.code not in (None, 0)
+
+
+@pytest.mark.parametrize("size", ["1024", "2^0", "3^4", "2^x"])
+def test_a_bad_size_is_refused(benchmark, size, capsys):
+    with pytest.raises(SystemExit):
+        benchmark("bench_growth").main(["--size", size])
+    assert size in capsys.readouterr().err
+
+
+def _of_kernels():
+    weight = {"weight": "8x16 float32", "seconds": [1.0, 2.0, 3.0]}
+    yield {**weight, "penalty": COPY, "form": "NumPy", "computes": "copy", "mode": "none"}
+    for mode in ("graph", "XLA"):
+        run = {**weight, "computes": "gradient", "mode": mode}
+        yield {**run, "penalty": L2, "form": "Keras"}
+        yield from ({**run, "penalty": "BoxPenalty", "form": form} for form in ("tfreg", "by hand"))
+
+
+def _of_growth():
+    for varies, groups in (("weights", (None,)), ("groups", (1, 4))):
+        run = {"varies": varies, "weights": 64, "seconds": [1.0, 2.0, 3.0]}
+        yield {**run, "penalty": COPY, "groups": None}
+        yield from ({**run, "penalty": "GroupLasso all", "groups": number} for number in groups)
+
+
+def _of_fit():
+    for mode in ("default", "jit_compile"):
+        run = {"keras": "keras", "model": "lstm", "mode": mode, "seconds": [1.0, 2.0, 3.0]}
+        for penalty, through in (("none", "-"), (L2, "layers"), ("BoxPenalty", "add_penalty")):
+            yield {**run, "penalty": penalty, "through": through}
+
+
+MEASUREMENTS = {"kernels": _of_kernels, "growth": _of_growth, "fit": _of_fit}
+
+
+@pytest.mark.parametrize("names", [[], ["kernels"], ["kernels", "growth", "fit"]])
+def test_the_figures_of_the_measurements_that_exist_are_drawn(benchmark, tmp_path, names):
+    for name in names:
+        contents = {"environment": {}, "measurements": list(MEASUREMENTS[name]())}
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
+    benchmark("figures").main([str(tmp_path)])
+    drawn = {path.stem: path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert drawn.keys() == set(names)
+    assert all(contents.startswith(b"\x89PNG") for contents in drawn.values())
+
+
+def test_a_bar_is_as_long_as_the_ratio(benchmark):
+    measurements = list(_of_fit())
+    measurements[2]["seconds"] = [4.0, 5.0, 6.0]
+    [panel] = benchmark("figures").fit(measurements).axes
+    assert [bar.get_width() for bar in panel.patches] == [1.0, 1.0, 2.5, 1.0, 1.0, 1.0]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == ["none (-)", f"{L2} (layers)", "BoxPenalty (add_penalty)"]
+
+
+def test_every_benchmark_is_run(benchmark, monkeypatch, tmp_path):
+    everything, ran = benchmark("__main__"), {}
+    monkeypatch.setattr(everything, "succeeds", lambda name, options: ran.setdefault(name, options))
+    everything.main(["--quick", "--out", str(tmp_path / "new")])
+    files = (ROOT / "benchmarks").glob("bench_*.py")
+    assert ran == {
+        f"benchmarks.{path.stem}": [
+            "--quick",
+            "--out",
+            str(tmp_path / "new" / f"{path.stem.removeprefix('bench_')}.json"),
+        ]
+        for path in files
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_failure_of_one_benchmark_is_that_of_all(benchmark, monkeypatch, tmp_path, fails):
+    everything, stubs = benchmark("__main__"), tmp_path / "benchmarks"
+    stubs.mkdir()
+    (stubs / "__init__.py").touch()
+    (stubs / "bench_a.py").write_text(f"raise SystemExit({int(fails)})")
+    (stubs / "bench_b.py").write_text("import sys; open(sys.argv[-1], 'w').close()")
+    monkeypatch.setattr(everything, "FOLDER", stubs)
+    if fails:
+        with pytest.raises(SystemExit, match="benchmarks.bench_a$"):
+            everything.main(["--out", str(tmp_path)])
+    else:
+        everything.main(["--out", str(tmp_path)])
+    assert (tmp_path / "b.json").exists() and not (tmp_path / "a.json").exists()

@@ -50,7 +50,7 @@ def test_groups_are_those_of_the_loop(grouping):
     np.testing.assert_allclose(per_entry, norms[numbers], rtol=1e-12)
     sizes = np.broadcast_to(groups.spread(groups.sizes(tensor), tensor), shape)
     np.testing.assert_array_equal(sizes, counts[numbers])
-    np.testing.assert_allclose(groups.direction(tensor), w / norms[numbers], rtol=1e-12)
+    np.testing.assert_allclose(groups.direction(tensor, 1.0), w / norms[numbers], rtol=1e-12)
 
 
 @settings(max_examples=40)
@@ -65,13 +65,13 @@ def test_norm_and_direction_do_not_depend_on_the_scale(grouping, scale):
     with np.errstate(over="ignore"):
         expected = groups.norm(exact).numpy().astype("float32")
     np.testing.assert_allclose(groups.norm(scaled), expected, rtol=1e-6)
-    np.testing.assert_allclose(groups.direction(scaled), groups.direction(exact), 1e-6, 1e-9)
+    np.testing.assert_allclose(groups.direction(scaled, 1.0), groups.direction(exact, 1.0), 1e-6, 1e-9)
 
 
 def test_direction_is_zero_in_a_zero_group_and_nan_in_one_that_is_not_finite():
     w = tf.constant([[0.0, 0.0], [3.0, 4.0], [np.inf, 1.0], [np.nan, 0.0]])
     expected = [[0.0, 0.0], [0.6, 0.8], [np.nan] * 2, [np.nan] * 2]
-    np.testing.assert_allclose(Groups(1).direction(w), expected, rtol=1e-6)
+    np.testing.assert_allclose(Groups(1).direction(w, 1.0), expected, rtol=1e-6)
     np.testing.assert_array_equal(np.isnan(Groups(1).norm(w))[:, 0], [False, False, False, True])
     assert np.isinf(Groups(1).norm(w)[2, 0])
 
@@ -115,7 +115,7 @@ def test_every_axis_of_a_conv3d_kernel_can_be_cut():
     numbers = labels(w.shape, (0, 1, 2, 3, 4), (2, 2, 2, 2, 2))
     expected = np.sqrt(np.bincount(numbers.ravel(), np.square(w).ravel()))
     assert groups.norm(tf.constant(w)).shape == (2, 2, 2, 3, 4)
-    direction = tf.function(groups.direction, jit_compile=True)(tf.constant(w))
+    direction = tf.function(groups.direction, jit_compile=True)(tf.constant(w), 1.0)
     np.testing.assert_allclose(direction, w / expected[numbers], rtol=1e-12)
 
 

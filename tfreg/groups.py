@@ -13,7 +13,16 @@ import math
 import tensorflow as tf
 
 from tfreg.checks import is_int
+from tfreg.kernels import (
+    away_from_zero,
+    float64_holds_squares,
+    middle_sum_of_squares,
+    root,
+)
 from tfreg.layout import NOT_SPANNED, Layout, known_shape
+
+# Of tensors that broadcast, by TensorFlow's own kernels.
+_MAX_RANK = 6
 
 
 def _entries(value):
@@ -124,10 +133,7 @@ class Groups:
                 # Runs go along the last part, within one entry of each other: within a gate, say.
                 parts = layout.parts_of(axis)
                 runs |= dict.fromkeys(parts) if size is None else {parts[-1]: size}
-        groups = object.__new__(Groups)  # unchecked: with no axis, each element is a group
-        object.__setattr__(groups, "axis", tuple(runs))
-        object.__setattr__(groups, "group_size", tuple(runs.values()))
-        return groups
+        return _unchecked(runs)
 
     def _runs(self, shape):
         """The length of the runs of each spanned axis of a weight; None where it is whole."""
@@ -183,12 +189,60 @@ class Groups:
                 grid = along(axis, grid, repeat)
         return grid
 
+    def times(self, grid, w):
+        """`w` with each group multiplied by its entry of the `grid`."""
+        shape = known_shape(w)
+        runs = self._runs(w.shape)
+        view, grid_view = [], []
+        for axis, length in enumerate(shape):
+            size = None if grid.shape[axis] == 1 else runs.get(axis)
+            if size and _divides(size, length) and w.shape.rank + len(view) - axis < _MAX_RANK:
+                view += [length // size, size]
+                grid_view += [length // size, 1]
+            else:
+                if size:
+                    grid = along(axis, grid, functools.partial(_repeat_runs, size, length))
+                view.append(length)
+                grid_view.append(known_shape(grid)[axis])
+        if len(view) == len(shape):
+            return grid * w
+        return tf.reshape(tf.reshape(grid, grid_view) * tf.reshape(w, view), shape)
+
+    def _pooled(self, w):
+        """`w` with neighbouring axes as one where they are cut alike, and these groups on it."""
+        runs = self._runs(w.shape)
+        lengths: list = []
+        sizes: list = []
+        for axis, length in enumerate(known_shape(w)):
+            size = runs.get(axis, 1)
+            if size in (None, 1) and sizes[-1:] == [size]:
+                lengths[-1] *= length
+            else:
+                lengths.append(length)
+                sizes.append(size)
+        spanned = {axis: size for axis, size in enumerate(sizes) if size != 1}
+        return tf.reshape(w, lengths), _unchecked(spanned)
+
+    def _sums_of_squares(self, w):
+        """The grid of the groups' sums of squares, in float64."""
+        x, groups = self._pooled(w)
+        whole = [axis for axis, size in groups._runs(x.shape).items() if size is None]
+        if whole:  # the longest first, as the sums of squares take eight bytes
+            longest = max(whole, key=lambda axis: x.shape[axis] or 0)
+            squares = along(longest, x, middle_sum_of_squares)
+        else:
+            squares = tf.square(tf.cast(x, tf.float64))
+        return tf.reshape(groups.sum(squares), self.grid_shape(w))
+
     def _scaled(self, w):
         """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`.
 
-        The scale, a group's largest magnitude, keeps the squares from overflow and underflow.
-        No result depends on it, so neither does a derivative.
+        No square of a float32 number is too large or too small for float64. Where that does not
+        do, the scale is a group's largest magnitude; no result depends on it, so neither does a
+        derivative.
         """
+        if float64_holds_squares(w.dtype):
+            return w, 1.0, self._sums_of_squares(w)
         largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
         is_scale = (largest > 0.0) & tf.math.is_finite(largest)
         scale = tf.where(is_scale, largest, tf.ones_like(largest))
@@ -198,22 +252,33 @@ class Groups:
     def norm(self, w):
         """The grid of the groups' Euclidean norms."""
         _, scale, squares = self._scaled(w)
-        is_zero, squares = _away_from_zero(squares)
-        return tf.where(is_zero, tf.zeros_like(squares), scale * tf.sqrt(squares))
+        return scale * tf.cast(root(squares), w.dtype)
 
-    def direction(self, w):
-        """`w` over its group's norm: 0 in a zero group, NaN in one that is not finite."""
+    def direction(self, w, lengths):
+        """`w` over its group's norm, times the group's entry in the grid of `lengths`.
+
+        It is 0 in a zero group, and NaN in one that is not finite.
+        """
         scaled, _, squares = self._scaled(w)
-        is_zero, squares = _away_from_zero(squares)
-        # Not 1 / sqrt(squares), which hides an infinite weight: that is 0 where this is NaN.
-        reciprocal = tf.where(is_zero, tf.zeros_like(squares), tf.sqrt(squares) / squares)
-        return scaled * self.spread(reciprocal, w)
+        is_zero, squares = away_from_zero(squares)
+        norm = tf.sqrt(squares)
+        # The reciprocal itself may be too small for the weight's dtype. And not 1 / sqrt(norm),
+        # which hides an infinite weight: that is 0 where this is NaN.
+        root_of_reciprocal = tf.where(is_zero, tf.zeros_like(norm), tf.sqrt(norm) / norm)
+        root_of_reciprocal = tf.cast(root_of_reciprocal, w.dtype)
+        return self.times(lengths * root_of_reciprocal, self.times(root_of_reciprocal, scaled))
 
 
-def _away_from_zero(squares):
-    """Where `squares` are 0, and `squares` with 1 there: the root has no derivative at 0."""
-    is_zero = tf.equal(squares, 0.0)
-    return is_zero, tf.where(is_zero, tf.ones_like(squares), squares)
+def _unchecked(runs):
+    """Groups of `runs`, lengths by axis; of none, where each element is a group, too."""
+    groups = object.__new__(Groups)
+    object.__setattr__(groups, "axis", tuple(runs))
+    object.__setattr__(groups, "group_size", tuple(runs.values()))
+    return groups
+
+
+def _divides(size, length):
+    return isinstance(length, int) and length % size == 0
 
 
 def _length_or_inf(length):

@@ -23,7 +23,7 @@ XLA_MIN_ELEMENTS = 2**18
 # Weights of ever new shapes, activities say, must not fill the memory with traces.
 MAX_STATIC_TRACES = 256
 _ROW = 4096
-_RUN = 8
+_RUN = 32
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
 
@@ -63,7 +63,7 @@ def accumulation_dtype(dtype):
 def total(x):
     """Sum of `x`, in parts and of their sums, for nearly the accuracy of pairwise summation."""
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
-        return _total_of_rows(x)
+        return total_of_sums(x)
     x = tf.reshape(x, [-1, x.shape[-1]])
     rows, columns = x.shape
     if rows < _RUN or columns < _MIN_COLUMNS:
@@ -73,20 +73,21 @@ def total(x):
     end = rows // _RUN * _RUN
     # A longer sum XLA on a CPU cuts in windows, for which it first writes all of `x` to memory.
     run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
-    result = _total_of_rows(_kept_apart(run_sums))
-    return result if end == rows else result + _total_of_rows(x[end:])
+    result = total_of_sums(_kept_apart(run_sums))
+    return result if end == rows else result + total_of_sums(x[end:])
 
 
-def _total_of_rows(x):
+def total_of_sums(x):
+    """Sum of `x`, sums themselves, with which XLA on a CPU must not fuse longer ones."""
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
         row_sums = _kept_apart(tf.reduce_sum(x, axis=-1))
-        return _total_of_rows(tf.reshape(row_sums, [-1]))
+        return total_of_sums(tf.reshape(row_sums, [-1]))
     x = tf.reshape(x, [-1])
     size = x.shape[0] or 0
     if size <= _ROW:
         return tf.reduce_sum(x)
     end = size - size % _ROW
-    return _total_of_rows(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
+    return total_of_sums(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
 
 
 def _kept_apart(sums):
@@ -95,6 +96,44 @@ def _kept_apart(sums):
     That is off by 8e-5 over 16 million elements.
     """
     return tf.maximum(sums, sums.dtype.min)
+
+
+def float64_holds_squares(dtype):
+    """Whether the squares of numbers of `dtype` neither overflow nor underflow in float64.
+
+    A TPU makes float64 of two float32 numbers, with their range.
+    """
+    return dtype != tf.float64 and not tf.config.list_logical_devices("TPU")
+
+
+def middle_sum_of_squares(x):
+    """The sums of squares along the middle axis of `x`, which is kept, in float64."""
+    if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or x.shape[1] < _RUN:
+        return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
+    before, length, after = x.shape
+    end = length // _RUN * _RUN
+    runs = tf.reshape(x[:, :end], [before, end // _RUN, _RUN, after])
+    # What is written to memory: half of the size of sums, and no larger than the largest entry.
+    root_mean_squares = tf.cast(root(tf.reduce_mean(_float64_squares(runs), axis=2)), x.dtype)
+    squares = _float64_squares(_kept_apart(root_mean_squares))
+    result = float(_RUN) * tf.reduce_sum(squares, axis=1, keepdims=True)
+    return result if end == length else result + middle_sum_of_squares(x[:, end:])
+
+
+def _float64_squares(x):
+    return tf.square(tf.cast(x, tf.float64))
+
+
+def root(x):
+    """The square root of `x`, with a derivative of 0 at 0."""
+    is_zero, x = away_from_zero(x)
+    return tf.where(is_zero, tf.zeros_like(x), tf.sqrt(x))
+
+
+def away_from_zero(x):
+    """Where `x` is 0, and `x` with 1 there."""
+    is_zero = tf.equal(x, 0.0)
+    return is_zero, tf.where(is_zero, tf.ones_like(x), x)
 
 
 def with_common_dtype(tensors):

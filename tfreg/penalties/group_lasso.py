@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfreg.checks import check_bool, check_number, is_int
 from tfreg.groups import Groups
-from tfreg.kernels import compiled, kernel, signum, total, with_common_dtype
+from tfreg.kernels import compiled, kernel, signum, total, total_of_sums, with_common_dtype
 from tfreg.penalties.base import Penalty, register
 
 
@@ -16,14 +16,13 @@ def _group_weights(w, groups, size_weighted):
 @kernel
 def group_lasso(w, groups, size_weighted):
     """`sum_g weight_g ||w_g||_2`"""
-    return total(_group_weights(w, groups, size_weighted) * groups.norm(w))
+    return total_of_sums(_group_weights(w, groups, size_weighted) * groups.norm(w))
 
 
-@group_lasso.gradient
-def _(w, groups, size_weighted):
-    """`weight_g w_g / ||w_g||_2`"""
-    weights = _group_weights(w, groups, size_weighted)
-    return groups.spread(weights, w) * groups.direction(w)
+@group_lasso.pullback
+def _(w, upstream, groups, size_weighted):
+    """`upstream weight_g w_g / ||w_g||_2`"""
+    return groups.direction(w, upstream * _group_weights(w, groups, size_weighted))
 
 
 @kernel
@@ -31,16 +30,16 @@ def sparse_group_lasso(w, l1, l2, groups, size_weighted):
     """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, infinity and all."""
     l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
     norms = _group_weights(w, groups, size_weighted) * groups.norm(w)
-    l2_term = [] if l2 is None else [l2 * total(norms)]
+    l2_term = [] if l2 is None else [l2 * total_of_sums(norms)]
     return tf.add_n(l1_term + l2_term)
 
 
-@sparse_group_lasso.gradient
-def _(w, l1, l2, groups, size_weighted):
-    """`l1 sign(w) + l2 weight_g w_g / ||w_g||_2`"""
-    l1_term = [] if l1 is None else [l1 * signum(w)]
-    weights = groups.spread(_group_weights(w, groups, size_weighted), w)
-    l2_term = [] if l2 is None else [l2 * weights * groups.direction(w)]
+@sparse_group_lasso.pullback
+def _(w, upstream, l1, l2, groups, size_weighted):
+    """`upstream (l1 sign(w) + l2 weight_g w_g / ||w_g||_2)`"""
+    weights = _group_weights(w, groups, size_weighted)
+    l1_term = [] if l1 is None else [upstream * l1 * signum(w)]
+    l2_term = [] if l2 is None else [groups.direction(w, upstream * l2 * weights)]
     return tf.add_n(l1_term + l2_term)
 
 
@@ -55,7 +54,7 @@ def _group_soft_threshold(w, threshold, groups):
     is_zero = norm <= threshold
     ratio = threshold / tf.where(is_zero, tf.ones_like(norm), norm)
     shrinkage = tf.where(is_zero, tf.zeros_like(norm), 1.0 - ratio)
-    return groups.spread(shrinkage, w) * w
+    return groups.times(shrinkage, w)
 
 
 @kernel
@@ -79,8 +78,7 @@ def group_norms(w, groups):
 @group_norms.pullback
 def _(w, upstream, groups):
     """`upstream_g w_g / ||w_g||_2`"""
-    grid = tf.reshape(upstream, groups.grid_shape(w))
-    return groups.spread(grid, w) * groups.direction(w)
+    return groups.direction(w, tf.reshape(upstream, groups.grid_shape(w)))
 
 
 @compiled

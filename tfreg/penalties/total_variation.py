@@ -69,7 +69,7 @@ def isotropic_total_variation(w, axes):
 @isotropic_total_variation.gradient
 def _(w, axes):
     """`sum_axis D^T (D w / ||D w||_2)`"""
-    directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes)), num=len(axes))
+    directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
     lengths = known_shape(w)
     return tf.add_n(
         [

@@ -13,12 +13,7 @@ import math
 import tensorflow as tf
 
 from tfreg.checks import is_int
-from tfreg.kernels import (
-    away_from_zero,
-    float64_holds_squares,
-    middle_sum_of_squares,
-    root,
-)
+from tfreg.kernels import away_from_zero, float64_holds_squares, middle_sum_of_squares
 from tfreg.layout import NOT_SPANNED, Layout, known_shape
 
 # Of tensors that broadcast, by TensorFlow's own kernels.
@@ -249,24 +244,30 @@ class Groups:
         scaled = w / self.spread(scale, w)
         return scaled, scale, self.sum(tf.square(scaled))
 
+    def _roots_of_norms(self, w):
+        """`w / scale`, `scale`, and the roots of the norms of the groups of `w / scale`.
+
+        Of these, unlike of the norms, the reciprocals are no more than the weight's dtype holds.
+        """
+        scaled, scale, squares = self._scaled(w)
+        is_zero, squares = away_from_zero(squares)
+        roots = tf.where(is_zero, tf.zeros_like(squares), tf.sqrt(tf.sqrt(squares)))
+        return scaled, scale, tf.cast(roots, w.dtype)
+
     def norm(self, w):
         """The grid of the groups' Euclidean norms."""
-        _, scale, squares = self._scaled(w)
-        return scale * tf.cast(root(squares), w.dtype)
+        _, scale, roots = self._roots_of_norms(w)
+        return scale * tf.square(roots)
 
     def direction(self, w, lengths):
         """`w` over its group's norm, times the group's entry in the grid of `lengths`.
 
         It is 0 in a zero group, and NaN in one that is not finite.
         """
-        scaled, _, squares = self._scaled(w)
-        is_zero, squares = away_from_zero(squares)
-        norm = tf.sqrt(squares)
-        # The reciprocal itself may be too small for the weight's dtype. And not 1 / sqrt(norm),
-        # which hides an infinite weight: that is 0 where this is NaN.
-        root_of_reciprocal = tf.where(is_zero, tf.zeros_like(norm), tf.sqrt(norm) / norm)
-        root_of_reciprocal = tf.cast(root_of_reciprocal, w.dtype)
-        return self.times(lengths * root_of_reciprocal, self.times(root_of_reciprocal, scaled))
+        scaled, _, roots = self._roots_of_norms(w)
+        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
+        reciprocals = tf.math.divide_no_nan(1.0, roots) + tf.stop_gradient(roots - roots)
+        return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
 
 
 def _unchecked(runs):

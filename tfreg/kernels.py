@@ -113,21 +113,16 @@ def middle_sum_of_squares(x):
     before, length, after = x.shape
     end = length // _RUN * _RUN
     runs = tf.reshape(x[:, :end], [before, end // _RUN, _RUN, after])
-    # What is written to memory: half of the size of sums, and no larger than the largest entry.
-    root_mean_squares = tf.cast(root(tf.reduce_mean(_float64_squares(runs), axis=2)), x.dtype)
-    squares = _float64_squares(_kept_apart(root_mean_squares))
+    is_zero, means = away_from_zero(tf.reduce_mean(_float64_squares(runs), axis=2))
+    roots = tf.where(is_zero, tf.zeros_like(means), tf.sqrt(means))
+    # These are written to memory: half of the size of sums, and no larger than the largest entry.
+    squares = _float64_squares(_kept_apart(tf.cast(roots, x.dtype)))
     result = float(_RUN) * tf.reduce_sum(squares, axis=1, keepdims=True)
     return result if end == length else result + middle_sum_of_squares(x[:, end:])
 
 
 def _float64_squares(x):
     return tf.square(tf.cast(x, tf.float64))
-
-
-def root(x):
-    """The square root of `x`, with a derivative of 0 at 0."""
-    is_zero, x = away_from_zero(x)
-    return tf.where(is_zero, tf.zeros_like(x), tf.sqrt(x))
 
 
 def away_from_zero(x):

@@ -65,7 +65,8 @@ def test_norm_and_direction_do_not_depend_on_the_scale(grouping, scale):
     with np.errstate(over="ignore"):
         expected = groups.norm(exact).numpy().astype("float32")
     np.testing.assert_allclose(groups.norm(scaled), expected, rtol=1e-6)
-    np.testing.assert_allclose(groups.direction(scaled, 1.0), groups.direction(exact, 1.0), 1e-6, 1e-9)
+    directions = [groups.direction(tensor, 1.0) for tensor in (scaled, exact)]
+    np.testing.assert_allclose(*directions, 1e-6, 1e-9)
 
 
 def test_direction_is_zero_in_a_zero_group_and_nan_in_one_that_is_not_finite():

@@ -188,7 +188,8 @@ class Groups:
         """`w` with each group multiplied by its entry of the `grid`."""
         shape = known_shape(w)
         runs = self._runs(w.shape)
-        view, grid_view = [], []
+        view: list = []
+        grid_view: list = []
         for axis, length in enumerate(shape):
             size = None if grid.shape[axis] == 1 else runs.get(axis)
             if size and _divides(size, length) and w.shape.rank + len(view) - axis < _MAX_RANK:

@@ -23,7 +23,9 @@ XLA_MIN_ELEMENTS = 2**18
 # Weights of ever new shapes, activities say, must not fill the memory with traces.
 MAX_STATIC_TRACES = 256
 _ROW = 4096
-_RUN = 32
+# XLA on a CPU writes the terms of sums of more than 32 to memory first, and those of longer sums
+# of what is not as simple as a square it does not compute with the processor's vectors.
+_RUN, _RUN_OF_SQUARES = 8, 32
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
 
@@ -71,7 +73,6 @@ def total(x):
         end = x.shape[0] // _ROW * _ROW
         return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
     end = rows // _RUN * _RUN
-    # A longer sum XLA on a CPU cuts in windows, for which it first writes all of `x` to memory.
     run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
     result = total_of_sums(_kept_apart(run_sums))
     return result if end == rows else result + total_of_sums(x[end:])
@@ -108,16 +109,16 @@ def float64_holds_squares(dtype):
 
 def middle_sum_of_squares(x):
     """The sums of squares along the middle axis of `x`, which is kept, in float64."""
-    if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or x.shape[1] < _RUN:
+    if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or x.shape[1] < _RUN_OF_SQUARES:
         return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
     before, length, after = x.shape
-    end = length // _RUN * _RUN
-    runs = tf.reshape(x[:, :end], [before, end // _RUN, _RUN, after])
+    end = length // _RUN_OF_SQUARES * _RUN_OF_SQUARES
+    runs = tf.reshape(x[:, :end], [before, end // _RUN_OF_SQUARES, _RUN_OF_SQUARES, after])
     is_zero, means = away_from_zero(tf.reduce_mean(_float64_squares(runs), axis=2))
     roots = tf.where(is_zero, tf.zeros_like(means), tf.sqrt(means))
     # These are written to memory: half of the size of sums, and no larger than the largest entry.
     squares = _float64_squares(_kept_apart(tf.cast(roots, x.dtype)))
-    result = float(_RUN) * tf.reduce_sum(squares, axis=1, keepdims=True)
+    result = float(_RUN_OF_SQUARES) * tf.reduce_sum(squares, axis=1, keepdims=True)
     return result if end == length else result + middle_sum_of_squares(x[:, end:])
 
 

@@ -4,7 +4,14 @@ import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
 from tfreg.groups import Groups, along, check_axis, resolve_axes
-from tfreg.kernels import accumulation_dtype, kernel, signum, total, with_common_dtype
+from tfreg.kernels import (
+    XLA_MIN_ELEMENTS,
+    accumulation_dtype,
+    kernel,
+    signum,
+    total,
+    with_common_dtype,
+)
 from tfreg.layout import known_shape
 from tfreg.penalties.base import Penalty, register
 
@@ -12,51 +19,58 @@ from tfreg.penalties.base import Penalty, register
 _POINTS = Groups(axis=0)
 
 
-def _difference(w, axis, order):
-    """`D w`: the forward differences of `order` along `axis`, shorter by `order`."""
+def _difference(x, order):
+    """`D x`: the forward differences of `order` along the middle axis, shorter by `order`."""
     for _ in range(order):
-        w = along(axis, w, lambda x: x[:, 1:] - x[:, :-1])
-    return w
+        x = x[:, 1:] - x[:, :-1]
+    return x
 
 
-def _transposed_difference(y, axis, order, length):
-    """`D^T y = (-1)^order D y` with `order` zeros at either end of `y`; of that `length`."""
-    padded = _pad(y, axis, order, order)
-    return _first((-1.0) ** order * _difference(padded, axis, order), axis, length)
+def _transposed_difference(y, order, length):
+    """`D^T y`, of that `length` along the middle axis."""
+    for _ in range(order):
+        y = _pad(y, 1, 0) - _pad(y, 0, 1)
+    return y[:, :length] if order > 1 else y  # an axis no longer than the order has no difference
 
 
-def _pad(x, axis, before, after):
-    return along(axis, x, lambda x: tf.pad(x, [[0, 0], [before, after], [0, 0]]))
+def _pad(x, before, after):
+    return tf.pad(x, [[0, 0], [before, after], [0, 0]])
 
 
-def _first(x, axis, length):
-    # Only on an axis too short for a difference does the padding leave more than that.
-    return along(axis, x, lambda x: x[:, :length])
+def _sign_of_difference_transposed(x, order):
+    """`D^T sign(D x)` along the middle axis"""
+    if order == 1 and (x.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS:
+        return _sign_of_first_difference_transposed(x)
+    return _transposed_difference(signum(_difference(x, order)), order, known_shape(x)[1])
+
+
+def _sign_of_first_difference_transposed(x):
+    """`sign(x_i - x_(i-1)) - sign(x_(i+1) - x_i)`, which XLA computes in one pass"""
+    length = x.shape[1]
+    place = tf.range(length)[:, tf.newaxis]
+    from_previous = signum(x - _pad(x[:, :-1], 1, 0))
+    to_next = signum(_pad(x[:, 1:], 0, 1) - x)
+    zero = tf.zeros_like(x)
+    return tf.where(place > 0, from_previous, zero) - tf.where(place < length - 1, to_next, zero)
 
 
 def _gradient_field(w, axes):
     """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
-    lengths = known_shape(w)
-    return tf.stack(
-        [_first(_pad(_difference(w, axis, 1), axis, 0, 1), axis, lengths[axis]) for axis in axes]
-    )
+    return tf.stack([along(axis, w, lambda x: _pad(_difference(x, 1), 0, 1)) for axis in axes])
 
 
 @kernel
 def total_variation(w, axes, order):
     """`sum_axis ||D w||_1`"""
-    return tf.add_n([total(tf.abs(_difference(w, axis, order))) for axis in axes])
+    differences = [along(axis, w, lambda x: _difference(x, order)) for axis in axes]
+    return tf.add_n([total(tf.abs(difference)) for difference in differences])
 
 
 @total_variation.gradient
 def _(w, axes, order):
     """`sum_axis D^T sign(D w)`"""
-    lengths = known_shape(w)
     return tf.add_n(
-        [
-            _transposed_difference(signum(_difference(w, axis, order)), axis, order, lengths[axis])
-            for axis in axes
-        ]
+        [along(axis, w, lambda x: _sign_of_difference_transposed(x, order)) for axis in axes]
     )
 
 
@@ -70,12 +84,9 @@ def isotropic_total_variation(w, axes):
 def _(w, axes):
     """`sum_axis D^T (D w / ||D w||_2)`"""
     directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
-    lengths = known_shape(w)
     return tf.add_n(
         [
-            _transposed_difference(
-                along(axis, direction, lambda x: x[:, :-1]), axis, 1, lengths[axis]
-            )
+            along(axis, direction, lambda y: _transposed_difference(y[:, :-1], 1, None))
             for axis, direction in zip(axes, directions)
         ]
     )

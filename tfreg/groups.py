@@ -13,7 +13,12 @@ import math
 import tensorflow as tf
 
 from tfreg.checks import is_int
-from tfreg.kernels import away_from_zero, float64_holds_squares, middle_sum_of_squares
+from tfreg.kernels import (
+    XLA_MIN_ELEMENTS,
+    away_from_zero,
+    float64_holds_squares,
+    middle_sum_of_squares,
+)
 from tfreg.layout import NOT_SPANNED, Layout, known_shape
 
 # Of tensors that broadcast, by TensorFlow's own kernels.
@@ -221,10 +226,12 @@ class Groups:
 
     def _sums_of_squares(self, w):
         """The grid of the groups' sums of squares, in float64."""
+        if (w.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
+            return self.sum(tf.square(tf.cast(w, tf.float64)))
         x, groups = self._pooled(w)
         whole = [axis for axis, size in groups._runs(x.shape).items() if size is None]
-        if whole:  # the longest first, as the sums of squares take eight bytes
-            longest = max(whole, key=lambda axis: x.shape[axis] or 0)
+        if whole:  # the longest first, as what is left to sum is in memory
+            longest = max(whole, key=lambda axis: x.shape[axis])
             squares = along(longest, x, middle_sum_of_squares)
         else:
             squares = tf.square(tf.cast(x, tf.float64))

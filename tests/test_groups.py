@@ -69,6 +69,67 @@ def test_norm_and_direction_do_not_depend_on_the_scale(grouping, scale):
     np.testing.assert_allclose(*directions, 1e-6, 1e-9)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "shape, axis, group_size",
+    [
+        ((700, 400), "output", None),
+        ((700, 400), "input", None),
+        ((700, 401), "all", None),
+        ((3, 3, 180, 170), "output", None),
+        ((3, 3, 180, 170), "input", None),
+        ((3, 3, 170, 180), "shape", None),
+        ((20, 16, 900), (0, 2), None),
+        ((2, 3, 4, 5, 6, 400), (1, 3), None),
+        ((700, 400), 0, 4),
+        ((700, 400), 0, 300),
+        ((700, 400), (0, 1), (7, 16)),
+        ((700, 400), (0, 1), (9, None)),
+        ((300_000,), 0, 7),
+    ],
+)
+def test_norms_and_directions_of_large_weights(shape, axis, group_size, jit_compile):
+    w = np.random.default_rng(0).normal(size=shape).astype("float32")
+    w[:40] *= np.float32(1e-30)
+    w[-2:] *= np.float32(1e30)
+    w[50:100] = 0.0
+    groups = Groups(axis, group_size)
+    exact = groups.norm(tf.constant(w.astype(float)))
+    norms, direction = tf.function(
+        lambda w: (groups.norm(w), groups.direction(w, 1.0)), jit_compile=jit_compile
+    )(tf.constant(w))
+    np.testing.assert_allclose(norms, exact, rtol=1e-6)
+    per_entry = groups.spread(exact, tf.constant(w)).numpy()
+    expected = w / np.where(per_entry == 0.0, 1.0, per_entry)
+    np.testing.assert_allclose(direction, expected, rtol=1e-6, atol=1e-30)
+
+
+def test_second_derivatives_are_finite_where_runs_of_a_large_weight_are_zero():
+    w = tf.concat([tf.zeros([640, 500]), tf.ones([10, 500])], axis=0)
+    groups = Groups("output")
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        first = groups.direction(w, 1.0)[-1, 0]
+    # The derivative of w / ||w|| in a group of ten ones.
+    expected = np.zeros([650, 500])
+    expected[640:, 0] = -(10.0**-1.5)
+    expected[-1, 0] += 10.0**-0.5
+    np.testing.assert_allclose(tape.gradient(first, w), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_where_float64_does_not_hold_the_squares_the_norms_are_the_same(monkeypatch):
+    w = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    w[:, 0] *= np.float32(1e30)
+    w[:, 1] *= np.float32(1e-30)
+    w[:, 2] = 0.0
+    groups = Groups(0, 4)
+    expected = groups.norm(tf.constant(w)), groups.direction(tf.constant(w), 1.0)
+    monkeypatch.setattr("tfreg.groups.float64_holds_squares", lambda dtype: False)
+    norms, direction = groups.norm(tf.constant(w)), groups.direction(tf.constant(w), 1.0)
+    np.testing.assert_allclose(norms, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(direction, expected[1], rtol=1e-6)
+
+
 def test_direction_is_zero_in_a_zero_group_and_nan_in_one_that_is_not_finite():
     w = tf.constant([[0.0, 0.0], [3.0, 4.0], [np.inf, 1.0], [np.nan, 0.0]])
     expected = [[0.0, 0.0], [0.6, 0.8], [np.nan] * 2, [np.nan] * 2]

@@ -26,6 +26,26 @@ def test_gradient_is_zero_at_equal_neighbours():
     np.testing.assert_array_equal(gradient(tfreg.TotalVariation(1.0), w), [0, 0, -1, 1, 0])
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)])
+def test_gradient_of_a_large_weight_is_the_differences_of_signs(axis, jit_compile):
+    w = np.random.default_rng(0).integers(-2, 3, size=(600, 500)).astype("float32")
+    penalty = tfreg.TotalVariation(1.0, axis)
+    compute = tf.function(lambda w: tf.gradients(penalty(w), w)[0], jit_compile=jit_compile)
+    expected = np.zeros_like(w)
+    views = [(w.ravel(), expected.reshape(-1), 0)] if axis is None else [
+        (w, expected, entry) for entry in np.atleast_1d(axis)
+    ]
+    for values, slope, along in views:
+        signs = np.moveaxis(np.sign(np.diff(values, axis=along)), along, 0)
+        np.moveaxis(slope, along, 0)[1:] += signs
+        np.moveaxis(slope, along, 0)[:-1] -= signs
+    np.testing.assert_array_equal(compute(tf.constant(w)), expected)
+    w[300, 200] = np.inf
+    at_infinity = np.isnan(compute(tf.constant(w)))
+    assert at_infinity[300, 200] and 3 <= at_infinity.sum() <= 5
+
+
 def test_order_two_is_zero_on_a_straight_line():
     ramp = tf.range(9.0)
     assert float(tfreg.TotalVariation(1.0, order=2)(ramp)) == 0

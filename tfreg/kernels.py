@@ -74,7 +74,7 @@ def total(x):
         return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
     end = rows // _RUN * _RUN
     run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
-    result = total_of_sums(_kept_apart(run_sums))
+    result = total_of_sums(kept_apart(run_sums))
     return result if end == rows else result + total_of_sums(x[end:])
 
 
@@ -84,7 +84,7 @@ def total_of_sums(x):
     if elements is not None and elements <= _ROW:
         return tf.reduce_sum(x)
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
-        row_sums = _kept_apart(tf.reduce_sum(x, axis=-1))
+        row_sums = kept_apart(tf.reduce_sum(x, axis=-1))
         return total_of_sums(tf.reshape(row_sums, [-1]))
     x = tf.reshape(x, [-1])
     size = x.shape[0]
@@ -94,7 +94,7 @@ def total_of_sums(x):
     return total_of_sums(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
 
 
-def _kept_apart(sums):
+def kept_apart(sums):
     """`sums` above minus infinity, which XLA would merge in one running sum of all their terms.
 
     That is off by 8e-5 over 16 million elements.
@@ -120,7 +120,7 @@ def middle_sum_of_squares(x):
     is_zero, means = away_from_zero(tf.reduce_mean(_float64_squares(runs), axis=2))
     roots = tf.where(is_zero, tf.zeros_like(means), tf.sqrt(means))
     # These are written to memory: half of the size of sums, and no larger than the largest entry.
-    squares = _float64_squares(_kept_apart(tf.cast(roots, x.dtype)))
+    squares = _float64_squares(kept_apart(tf.cast(roots, x.dtype)))
     result = float(_RUN_OF_SQUARES) * tf.reduce_sum(squares, axis=1, keepdims=True)
     return result if end == length else result + middle_sum_of_squares(x[:, end:])
 

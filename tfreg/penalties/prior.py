@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfreg import distributions
 from tfreg.checks import check_number
-from tfreg.kernels import accumulation_dtype, compiled, kernel, total
+from tfreg.kernels import accumulation_dtype, compiled, kept_apart, kernel, total
 from tfreg.penalties.base import Penalty, register
 
 
@@ -55,6 +55,7 @@ def _(w, recipe, is_half_line, cusp, floor, **numbers):
     # An undefined gradient there would make the second one NaN; one at a distance of 1 is regular.
     regular = 1.0 if cusp is None else cusp + 1.0
     x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
+    x = kept_apart(x)  # from the value's quotients, which XLA would share and write to memory
     [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # no tape records in here
     if flat is not None:
         gradient = tf.where(flat, tf.zeros_like(w), gradient)

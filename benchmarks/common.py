@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import multiprocessing
 import os
@@ -97,6 +98,18 @@ def in_fresh_process(function, *arguments, environment=None):
     with mock.patch.dict(os.environ, environment or {}):
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
             return process.submit(function, *arguments).result()
+
+
+@functools.cache
+def _has_gpu():
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def perform(function, w):
+    """Calls `function`, and returns when the device is done: a CPU's results are there by then."""
+    function(w)
+    if _has_gpu():
+        tf.test.experimental.sync_devices()
 
 
 def _seconds(run, calls):

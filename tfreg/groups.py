@@ -15,9 +15,9 @@ import tensorflow as tf
 from tfreg.checks import is_int
 from tfreg.kernels import (
     XLA_MIN_ELEMENTS,
-    away_from_zero,
     float64_holds_squares,
     middle_sum_of_squares,
+    root,
 )
 from tfreg.layout import NOT_SPANNED, Layout, known_shape
 
@@ -238,7 +238,7 @@ class Groups:
         return tf.reshape(groups.sum(squares), self.grid_shape(w))
 
     def _scaled(self, w):
-        """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`.
+        """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`; 0 / 0 is 0.
 
         No square of a float32 number is too large or too small for float64. Where that does not
         do, the scale is a group's largest magnitude; no result depends on it, so neither does a
@@ -247,9 +247,9 @@ class Groups:
         if float64_holds_squares(w.dtype):
             return w, 1.0, self._sums_of_squares(w)
         largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
-        is_scale = (largest > 0.0) & tf.math.is_finite(largest)
-        scale = tf.where(is_scale, largest, tf.ones_like(largest))
-        scaled = w / self.spread(scale, w)
+        scale = tf.where(tf.math.is_finite(largest), largest, tf.ones_like(largest))
+        divisor = tf.where(scale > 0.0, scale, tf.ones_like(scale))
+        scaled = w / self.spread(divisor, w)
         return scaled, scale, self.sum(tf.square(scaled))
 
     def _roots_of_norms(self, w):
@@ -258,9 +258,7 @@ class Groups:
         Of these, unlike of the norms, the reciprocals are no more than the weight's dtype holds.
         """
         scaled, scale, squares = self._scaled(w)
-        is_zero, squares = away_from_zero(squares)
-        roots = tf.where(is_zero, tf.zeros_like(squares), tf.sqrt(tf.sqrt(squares)))
-        return scaled, scale, tf.cast(roots, w.dtype)
+        return scaled, scale, tf.cast(tf.sqrt(root(squares)), w.dtype)
 
     def norm(self, w):
         """The grid of the groups' Euclidean norms."""

@@ -117,8 +117,7 @@ def middle_sum_of_squares(x):
     before, length, after = x.shape
     end = length // _RUN_OF_SQUARES * _RUN_OF_SQUARES
     runs = tf.reshape(x[:, :end], [before, end // _RUN_OF_SQUARES, _RUN_OF_SQUARES, after])
-    is_zero, means = away_from_zero(tf.reduce_mean(_float64_squares(runs), axis=2))
-    roots = tf.where(is_zero, tf.zeros_like(means), tf.sqrt(means))
+    roots = root(tf.reduce_mean(_float64_squares(runs), axis=2))
     # These are written to memory: half of the size of sums, and no larger than the largest entry.
     squares = _float64_squares(kept_apart(tf.cast(roots, x.dtype)))
     result = float(_RUN_OF_SQUARES) * tf.reduce_sum(squares, axis=1, keepdims=True)
@@ -129,10 +128,10 @@ def _float64_squares(x):
     return tf.square(tf.cast(x, tf.float64))
 
 
-def away_from_zero(x):
-    """Where `x` is 0, and `x` with 1 there."""
-    is_zero = tf.equal(x, 0.0)
-    return is_zero, tf.where(is_zero, tf.ones_like(x), x)
+def root(x):
+    """The square root of `x`, with a derivative at 0: there it is next to nothing, not 0."""
+    # In float64 less than the square of any float32 number.
+    return tf.sqrt(tf.maximum(x, 1e-300 if x.dtype == tf.float64 else 1e-30))
 
 
 def with_common_dtype(tensors):

@@ -30,7 +30,12 @@ def _transposed_difference(y, order, length):
     """`D^T y`, of that `length` along the middle axis."""
     for _ in range(order):
         y = _pad(y, 1, 0) - _pad(y, 0, 1)
-    return y[:, :length] if order > 1 else y  # an axis no longer than the order has no difference
+    return _first(y, length)
+
+
+def _first(x, length):
+    # Only on an axis too short for a difference does the padding leave more than that.
+    return x if x.shape[1] == length else x[:, :length]
 
 
 def _pad(x, before, after):
@@ -56,7 +61,11 @@ def _sign_of_first_difference_transposed(x):
 
 def _gradient_field(w, axes):
     """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
-    return tf.stack([along(axis, w, lambda x: _pad(_difference(x, 1), 0, 1)) for axis in axes])
+
+    def differences(x):
+        return _first(_pad(_difference(x, 1), 0, 1), known_shape(x)[1])
+
+    return tf.stack([along(axis, w, differences) for axis in axes])
 
 
 @kernel
@@ -86,8 +95,8 @@ def _(w, axes):
     directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
     return tf.add_n(
         [
-            along(axis, direction, lambda y: _transposed_difference(y[:, :-1], 1, None))
-            for axis, direction in zip(axes, directions)
+            along(axis, y, lambda y: _transposed_difference(y[:, :-1], 1, known_shape(y)[1]))
+            for axis, y in zip(axes, directions)
         ]
     )
 

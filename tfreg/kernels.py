@@ -80,15 +80,12 @@ def total(x):
 
 def total_of_sums(x):
     """Sum of `x`, sums themselves, with which XLA on a CPU must not fuse longer ones."""
-    elements = x.shape.num_elements()
-    if elements is not None and elements <= _ROW:
-        return tf.reduce_sum(x)
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
         row_sums = kept_apart(tf.reduce_sum(x, axis=-1))
         return total_of_sums(tf.reshape(row_sums, [-1]))
     x = tf.reshape(x, [-1])
-    size = x.shape[0]
-    if size is None:
+    size = x.shape[0] or 0
+    if size <= _ROW:
         return tf.reduce_sum(x)
     end = size - size % _ROW
     return total_of_sums(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])

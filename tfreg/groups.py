@@ -248,8 +248,7 @@ class Groups:
             return w, 1.0, self._sums_of_squares(w)
         largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
         scale = tf.where(tf.math.is_finite(largest), largest, tf.ones_like(largest))
-        divisor = tf.where(scale > 0.0, scale, tf.ones_like(scale))
-        scaled = w / self.spread(divisor, w)
+        scaled = tf.math.divide_no_nan(w, self.spread(scale, w))
         return scaled, scale, self.sum(tf.square(scaled))
 
     def _roots_of_norms(self, w):

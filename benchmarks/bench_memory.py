@@ -37,7 +37,7 @@ def _status(field):
 
 def peak(perform):
     """The most bytes that `perform` has at a time, beyond those taken before."""
-    if tf.config.list_physical_devices("GPU"):
+    if common.has_gpu():
         tf.config.experimental.reset_memory_stats("GPU:0")
         before = tf.config.experimental.get_memory_info("GPU:0")["current"]
         perform()
@@ -95,7 +95,7 @@ def main(arguments=None):
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)
     every = options.penalty.pattern or not options.quick
     pattern = options.penalty if every else QUICK_PENALTIES
-    if not (tf.config.list_physical_devices("GPU") or os.access(CLEAR_REFS, os.W_OK)):
+    if not (common.has_gpu() or os.access(CLEAR_REFS, os.W_OK)):
         raise SystemExit(f"Without a GPU, memory is measured through {CLEAR_REFS} of Linux.")
     print(common.environment_line())
     measurements = []

@@ -101,14 +101,14 @@ def in_fresh_process(function, *arguments, environment=None):
 
 
 @functools.cache
-def _has_gpu():
+def has_gpu():
     return bool(tf.config.list_physical_devices("GPU"))
 
 
 def perform(function, w):
     """Calls `function`, and returns when the device is done: a CPU's results are there by then."""
     function(w)
-    if _has_gpu():
+    if has_gpu():
         tf.test.experimental.sync_devices()
 
 

@@ -22,6 +22,8 @@ import tensorflow as tf
 XLA_MIN_ELEMENTS = 2**18
 # Weights of ever new shapes, activities say, must not fill the memory with traces.
 MAX_STATIC_TRACES = 256
+# Of smaller weights a copy takes less than the operations on each of them.
+STACK_MAX_ELEMENTS = 2**14
 _ROW = 4096
 # XLA on a CPU writes the terms of sums of more than 32 to memory first, and those of longer sums
 # of what is not as simple as a square it does not compute with the processor's vectors.
@@ -57,6 +59,11 @@ def set_jit(mode):
     _jit = mode
 
 
+def worth_a_stack(tensors):
+    """Whether `tensors`, of one shape and dtype, are better computed on together."""
+    return len(tensors) > 1 and (tensors[0].shape.num_elements() or 0) <= STACK_MAX_ELEMENTS
+
+
 def accumulation_dtype(dtype):
     """The dtype in which a weight of `dtype` is summed."""
     return tf.float64 if dtype == tf.float64 else tf.float32
@@ -80,6 +87,8 @@ def total(x):
 
 def total_of_sums(x):
     """Sum of `x`, sums themselves, with which XLA on a CPU must not fuse longer ones."""
+    if x.shape.is_fully_defined() and x.shape.num_elements() <= _ROW:
+        return tf.reduce_sum(x)
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
         row_sums = kept_apart(tf.reduce_sum(x, axis=-1))
         return total_of_sums(tf.reshape(row_sums, [-1]))
@@ -139,7 +148,7 @@ def with_common_dtype(tensors):
 
 def signum(x):
     """The sign of `x`, but NaN where `x` is infinite, as where it is NaN."""
-    return tf.sign(x) + tf.stop_gradient(x - x)
+    return tf.stop_gradient(tf.math.divide_no_nan(x, tf.abs(x)))
 
 
 @functools.cache
@@ -207,6 +216,14 @@ class Compiled:
         trace = self._trace_for(weight.shape, weight.dtype, shapes, tuple(static))
         return trace(weight, **tensors)
 
+    def inline(self, weight, **parameters):
+        """The same as operations of the function that is being traced."""
+        dtype = accumulation_dtype(weight.dtype)
+        result = self._function(tf.cast(weight, dtype), **parameters)
+        if self._restore_dtype and weight.dtype != dtype:
+            return _saturate_cast(result, weight.dtype)
+        return result
+
     def _trace_for(self, shape, dtype, tensor_shapes, static):
         jit_compile = _jit_compile(shape)
         key = (tuple(shape), dtype, tensor_shapes, static, jit_compile)
@@ -223,10 +240,7 @@ class Compiled:
         accumulation = accumulation_dtype(dtype)
 
         def function(weight, **tensors):
-            result = self._function(tf.cast(weight, accumulation), **tensors, **static)
-            if self._restore_dtype and dtype != accumulation:
-                return _saturate_cast(result, dtype)
-            return result
+            return self.inline(weight, **tensors, **static)
 
         function.__name__ = self._name
         compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
@@ -236,6 +250,36 @@ class Compiled:
                 tf.TensorSpec(shape, dtype, "weight"),
                 **{name: tf.TensorSpec(shape, accumulation) for name, shape in tensor_shapes},
             )
+
+
+class Differentiable(Compiled):
+    """A kernel's value with its gradient, in one trace."""
+
+    def __init__(self, value, gradient):
+        super().__init__(value._function, restore_dtype=False)
+        self._value = value
+        self._gradient = gradient
+
+    def inline(self, weight, factor, **parameters):
+        return factor * _with_gradient(
+            weight, self._value.inline, self._gradient.inline, parameters
+        )
+
+
+def _with_gradient(weight, value, gradient, parameters):
+    @tf.custom_gradient
+    def function(weight):
+        def pullback(upstream):
+            # Computed anew from the weight: the two share no temporary that would have to be
+            # written, and autodiff finds the second derivative in it.
+            return gradient(weight, upstream=upstream, **parameters)
+
+        # Eagerly, a tape around this records the value's own operations too, for nothing. In a
+        # graph, forward mode goes through them.
+        inner = tf.stop_gradient(weight) if tf.executing_eagerly() else weight
+        return value(inner, **parameters), pullback
+
+    return function(weight)
 
 
 class Kernel:
@@ -263,22 +307,15 @@ class Kernel:
         """Declares the product of `upstream` and the Jacobian in the weight; a decorator."""
         pullback.__name__ = f"{self._name}_gradient"
         self._gradient = Compiled(pullback, restore_dtype=True)
+        self._differentiable = Differentiable(self._value, self._gradient)
         return pullback
 
     def __call__(self, weight, factor, **parameters):
-        @tf.custom_gradient
-        def value(weight):
-            def gradient(upstream):
-                # Computed anew from the weight: the two share no temporary that would have to be
-                # written, and autodiff finds the second derivative in it.
-                return self._gradient(weight, upstream=upstream, **parameters)
-
-            # Eagerly, a tape around this records the value's own operations too, for nothing. In
-            # a graph, forward mode goes through them.
-            inner = tf.stop_gradient(weight) if tf.executing_eagerly() else weight
-            return self._value(inner, **parameters), gradient
-
-        return factor * value(weight)
+        if tf.executing_eagerly() and not _jit_compile(weight.shape):
+            # One call of a function takes less of Python's time than tf.custom_gradient does.
+            factor = factor if isinstance(factor, float) else tf.convert_to_tensor(factor)
+            return self._differentiable(weight, factor=factor, **parameters)
+        return factor * _with_gradient(weight, self._value, self._gradient, parameters)
 
 
 def kernel(value):

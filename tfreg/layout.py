@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfreg.checks import is_int
 
+# What users call the parts of a weight. In front of these there may be one called "weight".
 ROLES = ("input", "output", "position", "head", "gate", "feature")
 # A group of each name holds one entry of the axes with these roles, and all entries of the others.
 NOT_SPANNED = {
@@ -38,6 +39,9 @@ class Part:
     length: int | None = None
 
 
+_WEIGHT = Part(frozenset({"weight"}))
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """What each axis of a weight means.
@@ -56,12 +60,16 @@ class Layout:
             or, for an axis that holds several in row-major order, a tuple with such a string or
             a pair of a string and a length for each: `("input", (("gate", 4), "output"))` is the
             kernel of an LSTM. The length of one of them may be left to the axis.
+        is_stack: whether there is one more axis in front, of weights that each have these axes.
+            No argument of a penalty counts that axis, and the penalty of a stack is the sum of
+            those of the weights.
 
     Raises:
         ValueError: for any other `axes`.
     """
 
     axes: tuple
+    is_stack: bool = False
 
     def __post_init__(self):
         if not isinstance(self.axes, (list, tuple)):
@@ -85,7 +93,12 @@ class Layout:
 
     @property
     def parts(self):
-        return tuple(part for parts in self.axes for part in parts)
+        of_a_weight = tuple(part for parts in self.axes for part in parts)
+        return (_WEIGHT, *of_a_weight) if self.is_stack else of_a_weight
+
+    def stacked(self):
+        """The layout of a stack of weights with this one."""
+        return dataclasses.replace(self, is_stack=True)
 
     @property
     def is_kernel(self):
@@ -94,7 +107,7 @@ class Layout:
 
     def parts_of(self, axis):
         """The indices among `parts` of those that the weight's `axis` holds."""
-        start = sum(len(parts) for parts in self.axes[:axis])
+        start = self.is_stack + sum(len(parts) for parts in self.axes[:axis])
         return tuple(range(start, start + len(self.axes[axis])))
 
     def spanned(self, name, weight_name="weight"):
@@ -107,6 +120,7 @@ class Layout:
                 f"Argument `axis` must name axes of the weight. Received: axis={name!r} for weight "
                 f"{weight_name}, no axis of which is known to hold {name}s"
             )
+        not_spanned += self._with_roles({"weight"})
         return tuple(i for i in range(len(self.parts)) if i not in not_spanned)
 
     def _with_roles(self, roles):
@@ -116,8 +130,9 @@ class Layout:
         """`w` with an axis for each part."""
         if all(len(parts) == 1 for parts in self.axes):
             return w
-        lengths = []
-        for parts, length in zip(self.axes, known_shape(w)):
+        shape = known_shape(w)
+        lengths = shape[: self.is_stack]
+        for parts, length in zip(self.axes, shape[self.is_stack :]):
             known = math.prod(part.length or 1 for part in parts)
             lengths += [length // known if part.length is None else part.length for part in parts]
         return tf.reshape(w, lengths)
@@ -135,8 +150,8 @@ class Layout:
         return tuple(i for i in last if "gate" not in self.parts[i].roles)
 
     def gates_apart(self, w):
-        """`split(w)` as a matrix with a row for each gate, in row-major order."""
-        gates = self._with_roles({"gate"})
+        """`split(w)` as a matrix with a row for each gate of each weight, in row-major order."""
+        gates = self._with_roles({"weight", "gate"})
         rest = [i for i in range(len(self.parts)) if i not in gates]
         w = self.split(w)
         lengths = known_shape(w)
@@ -149,16 +164,10 @@ def _parts(entry, axes):
     """What one entry of a layout's `axes` stands for."""
     entries = (entry,) if isinstance(entry, str) else entry
     if isinstance(entries, (list, tuple)):
-        parts = [
-            Part(frozenset(part.split()))
-            if isinstance(part, str)
-            else Part(frozenset(part[0].split()), part[1])
-            for part in entries
-            if isinstance(part, str) or _is_role_and_length(part)
-        ]
+        parts = [_part(part) for part in entries]
         if (
-            len(parts) == len(entries) > 0
-            and all(part.roles and part.roles <= set(ROLES) for part in parts)
+            parts
+            and all(part and part.roles and part.roles <= set(ROLES) for part in parts)
             and sum(part.length is None for part in parts) <= 1
         ):
             return tuple(parts)
@@ -169,11 +178,11 @@ def _parts(entry, axes):
     )
 
 
-def _is_role_and_length(part):
-    return (
-        isinstance(part, (list, tuple))
-        and len(part) == 2
-        and isinstance(part[0], str)
-        and is_int(part[1])
-        and part[1] > 0
-    )
+def _part(entry):
+    if isinstance(entry, str):
+        return Part(frozenset(entry.split()))
+    if isinstance(entry, (list, tuple)) and len(entry) == 2:
+        roles, length = entry
+        if isinstance(roles, str) and is_int(length) and length > 0:
+            return Part(frozenset(roles.split()), length)
+    return entry if isinstance(entry, Part) else None

@@ -72,7 +72,7 @@ def _value(contents, term, variables):
     layouts = [contents.layouts.get(id(variable)) for variable in variables]
     if isinstance(term.penalty, Joint):
         return term.penalty.value_on(variables, layouts)
-    return sum_of([term.penalty.value_on(*pair) for pair in zip(variables, layouts)])
+    return sum_of(term.penalty.values_on(variables, layouts))
 
 
 def sum_of(scalars):

@@ -26,11 +26,14 @@ class Penalty(backend.Regularizer):
     A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
     and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
     closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
-    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights.
+    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights. It sets
+    `stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of theirs.
 
     Args:
         factor: the strength, a finite non-negative number.
     """
+
+    stacks = False
 
     def __init__(self, factor):
         self.factor = check_non_negative("factor", factor)
@@ -56,6 +59,20 @@ class Penalty(backend.Regularizer):
         """The value at a `weight` whose axes mean what `layout` says; None goes by position."""
         tensor, layout = self._checked(weight, layout)
         return backend.loss_value(self._value(tensor, layout), weight)
+
+    def values_on(self, weights, layouts):
+        """Values whose sum is that of the values at `weights`: one for those of a stack."""
+        alike: dict = {}
+        for weight, layout in zip(weights, layouts):
+            tensor, layout = self._checked(weight, layout)
+            alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
+        values = []
+        for (_, _, layout), tensors in alike.items():
+            if self.stacks and kernels.worth_a_stack(tensors):
+                values.append(self._value(tf.stack(tensors), layout.stacked()))
+            else:
+                values += [self._value(tensor, layout) for tensor in tensors]
+        return [backend.loss_value(value, weights[0]) for value in values]
 
     @tf.autograph.experimental.do_not_convert
     def prox(self, weight, step_size):

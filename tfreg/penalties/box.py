@@ -9,9 +9,11 @@ from tfreg.penalties.base import Penalty, register
 
 def _violation(w, lower, upper):
     """`w - clip(w, lower, upper)`."""
-    below = 0.0 if lower is None else tf.minimum(w - lower, 0.0)
-    above = 0.0 if upper is None else tf.maximum(w - upper, 0.0)
-    return below + above
+    if lower is None:
+        return tf.maximum(w - upper, 0.0)
+    if upper is None:
+        return tf.minimum(w - lower, 0.0)
+    return w - tf.minimum(tf.maximum(w, lower), upper)
 
 
 @kernel
@@ -56,6 +58,8 @@ class BoxPenalty(Penalty):
     Reference:
         Nocedal and Wright, Numerical Optimization, 2006, chapter 17 (quadratic penalty).
     """
+
+    stacks = True
 
     def __init__(self, factor=0.01, lower=-1.0, upper=1.0):
         super().__init__(factor)

@@ -45,6 +45,10 @@ class Sum(Penalty):
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
 
+    @property
+    def stacks(self):
+        return all(isinstance(penalty, Penalty) and penalty.stacks for penalty in self.penalties)
+
     def _check(self, shape, layout, weight_name):
         for penalty in self.penalties:
             if isinstance(penalty, Penalty):

@@ -148,6 +148,8 @@ class GroupLasso(Penalty):
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
     """
 
+    stacks = True
+
     def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
         super().__init__(factor)
         self._is_per_weight = isinstance(axis, list) and any(not is_int(entry) for entry in axis)

@@ -133,6 +133,8 @@ class Prior(Penalty):
         George and McCulloch, Variable selection via Gibbs sampling, 1993 (spike and slab).
     """
 
+    stacks = True
+
     def __init__(self, distribution, factor=None, floor=None, **parameters):
         if factor is None:
             raise ValueError(

@@ -1,9 +1,12 @@
 """TotalVariation: keep neighbouring weights close, with few jumps."""
 
+import math
+from functools import partial
+
 import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
-from tfreg.groups import Groups, along, check_axis, resolve_axes
+from tfreg.groups import Groups, check_axis, resolve_axes
 from tfreg.kernels import (
     XLA_MIN_ELEMENTS,
     accumulation_dtype,
@@ -19,42 +22,58 @@ from tfreg.penalties.base import Penalty, register
 _POINTS = Groups(axis=0)
 
 
-def _difference(x, order):
-    """`D x`: the forward differences of `order` along the middle axis, shorter by `order`."""
+def _along(axis, w, function):
+    """`function(x, axis)` of `w` with the axes before and those behind its `axis` merged."""
+    shape = known_shape(w)
+    before = [math.prod(shape[:axis])] if axis > 0 else []
+    after = [math.prod(shape[axis + 1 :])] if axis < len(shape) - 1 else []
+    result = function(tf.reshape(w, [*before, shape[axis], *after]), len(before))
+    return tf.reshape(result, [*shape[:axis], known_shape(result)[len(before)], *shape[axis + 1 :]])
+
+
+def _part(x, axis, begin, end):
+    return x[begin:end] if axis == 0 else x[:, begin:end]
+
+
+def _pad(x, axis, before, after):
+    paddings = [[0, 0]] * x.shape.rank
+    paddings[axis] = [before, after]
+    return tf.pad(x, paddings)
+
+
+def _first(x, axis, length):
+    # Only on an axis too short for a difference does the padding leave more than that.
+    return x if x.shape[axis] == length else _part(x, axis, 0, length)
+
+
+def _difference(x, axis, order=1):
+    """`D x`: the forward differences of `order` along the axis, shorter by `order`."""
     for _ in range(order):
-        x = x[:, 1:] - x[:, :-1]
+        x = _part(x, axis, 1, None) - _part(x, axis, 0, -1)
     return x
 
 
-def _transposed_difference(y, order, length):
-    """`D^T y`, of that `length` along the middle axis."""
+def _transposed_difference(y, axis, order, length):
+    """`D^T y`, of that `length` along the axis."""
     for _ in range(order):
-        y = _pad(y, 1, 0) - _pad(y, 0, 1)
-    return _first(y, length)
+        y = _pad(y, axis, 1, 0) - _pad(y, axis, 0, 1)
+    return _first(y, axis, length)
 
 
-def _first(x, length):
-    # Only on an axis too short for a difference does the padding leave more than that.
-    return x if x.shape[1] == length else x[:, :length]
-
-
-def _pad(x, before, after):
-    return tf.pad(x, [[0, 0], [before, after], [0, 0]])
-
-
-def _sign_of_difference_transposed(x, order):
-    """`D^T sign(D x)` along the middle axis"""
+def _sign_of_difference_transposed(x, axis, order):
+    """`D^T sign(D x)`"""
     if order == 1 and (x.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS:
-        return _sign_of_first_difference_transposed(x)
-    return _transposed_difference(signum(_difference(x, order)), order, known_shape(x)[1])
+        return _sign_of_first_difference_transposed(x, axis)
+    signs = signum(_difference(x, axis, order))
+    return _transposed_difference(signs, axis, order, known_shape(x)[axis])
 
 
-def _sign_of_first_difference_transposed(x):
+def _sign_of_first_difference_transposed(x, axis):
     """`sign(x_i - x_(i-1)) - sign(x_(i+1) - x_i)`, which XLA computes in one pass"""
-    length = x.shape[1]
-    place = tf.range(length)[:, tf.newaxis]
-    from_previous = signum(x - _pad(x[:, :-1], 1, 0))
-    to_next = signum(_pad(x[:, 1:], 0, 1) - x)
+    length = x.shape[axis]
+    place = tf.reshape(tf.range(length), [-1] + [1] * (x.shape.rank - 1 - axis))
+    from_previous = signum(x - _pad(_part(x, axis, 0, -1), axis, 1, 0))
+    to_next = signum(_pad(_part(x, axis, 1, None), axis, 0, 1) - x)
     zero = tf.zeros_like(x)
     return tf.where(place > 0, from_previous, zero) - tf.where(place < length - 1, to_next, zero)
 
@@ -62,25 +81,24 @@ def _sign_of_first_difference_transposed(x):
 def _gradient_field(w, axes):
     """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
 
-    def differences(x):
-        return _first(_pad(_difference(x, 1), 0, 1), known_shape(x)[1])
+    def differences(x, axis):
+        return _first(_pad(_difference(x, axis), axis, 0, 1), axis, known_shape(x)[axis])
 
-    return tf.stack([along(axis, w, differences) for axis in axes])
+    return tf.stack([_along(axis, w, differences) for axis in axes])
 
 
 @kernel
 def total_variation(w, axes, order):
     """`sum_axis ||D w||_1`"""
-    differences = [along(axis, w, lambda x: _difference(x, order)) for axis in axes]
+    differences = [_along(axis, w, partial(_difference, order=order)) for axis in axes]
     return tf.add_n([total(tf.abs(difference)) for difference in differences])
 
 
 @total_variation.gradient
 def _(w, axes, order):
     """`sum_axis D^T sign(D w)`"""
-    return tf.add_n(
-        [along(axis, w, lambda x: _sign_of_difference_transposed(x, order)) for axis in axes]
-    )
+    gradient = partial(_sign_of_difference_transposed, order=order)
+    return tf.add_n([_along(axis, w, gradient) for axis in axes])
 
 
 @kernel
@@ -93,12 +111,12 @@ def isotropic_total_variation(w, axes):
 def _(w, axes):
     """`sum_axis D^T (D w / ||D w||_2)`"""
     directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
-    return tf.add_n(
-        [
-            along(axis, y, lambda y: _transposed_difference(y[:, :-1], 1, known_shape(y)[1]))
-            for axis, y in zip(axes, directions)
-        ]
-    )
+
+    def transposed(y, axis):
+        inner = _part(y, axis, 0, -1)
+        return _transposed_difference(inner, axis, order=1, length=known_shape(y)[axis])
+
+    return tf.add_n([_along(axis, y, transposed) for axis, y in zip(axes, directions)])
 
 
 @register
@@ -138,6 +156,8 @@ class TotalVariation(Penalty):
         Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
         Kim, Koh, Boyd and Gorinevsky, l1 trend filtering, 2009 (order 2).
     """
+
+    stacks = True
 
     def __init__(self, factor=0.01, axis=None, order=1, isotropic=False):
         super().__init__(factor)

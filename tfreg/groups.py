@@ -270,8 +270,10 @@ class Groups:
         It is 0 in a zero group, and NaN in one that is not finite.
         """
         scaled, _, roots = self._roots_of_norms(w)
-        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
-        reciprocals = tf.math.divide_no_nan(1.0, roots) + tf.stop_gradient(roots - roots)
+        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0. XLA
+        # keeps what is divided, and does no more for each weight than multiply.
+        roots += tf.stop_gradient(roots - roots)
+        reciprocals = 1.0 / tf.where(tf.equal(roots, 0.0), tf.constant(float("inf"), roots.dtype), roots)
         return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
 
 

@@ -270,10 +270,13 @@ class Groups:
         It is 0 in a zero group, and NaN in one that is not finite.
         """
         scaled, _, roots = self._roots_of_norms(w)
-        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0. XLA
-        # keeps what is divided, and does no more for each weight than multiply.
+        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
         roots += tf.stop_gradient(roots - roots)
-        reciprocals = 1.0 / tf.where(tf.equal(roots, 0.0), tf.constant(float("inf"), roots.dtype), roots)
+        is_zero = tf.equal(roots, 0.0)
+        # XLA keeps what is divided last, and does no more for each weight than multiply. (That of
+        # a constant 1 would be TensorFlow's less accurate reciprocal.)
+        one, zero = tf.ones_like(roots), tf.zeros_like(roots)
+        reciprocals = tf.where(is_zero, zero, one) / tf.where(is_zero, one, roots)
         return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
 
 

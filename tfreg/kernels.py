@@ -27,7 +27,8 @@ STACK_MAX_ELEMENTS = 2**14
 _ROW = 4096
 # XLA on a CPU writes the terms of sums of more than 32 to memory first, and those of longer sums
 # of what is not as simple as a square it does not compute with the processor's vectors.
-_RUN, _RUN_OF_SQUARES = 8, 32
+_RUN, _RUN_OF_SQUARES, _RUN_OF_NEIGHBOURS = 8, 16, 32
+PARTS = 4
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
 
@@ -69,8 +70,12 @@ def accumulation_dtype(dtype):
     return tf.float64 if dtype == tf.float64 else tf.float32
 
 
-def total(x):
-    """Sum of `x`, in parts and of their sums, for nearly the accuracy of pairwise summation."""
+def total(x, parts=PARTS):
+    """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation.
+
+    The sums of the runs in one of the `parts` take the memory of those in the part before, if XLA
+    computes `x` anew for each: it does not where that takes a division.
+    """
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
         return total_of_sums(x)
     x = tf.reshape(x, [-1, x.shape[-1]])
@@ -78,11 +83,19 @@ def total(x):
     if rows < _RUN or columns < _MIN_COLUMNS:
         x = tf.reshape(x, [-1])
         end = x.shape[0] // _ROW * _ROW
-        return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
+        return total(tf.reshape(x[:end], [-1, _ROW]), parts) + tf.reduce_sum(x[end:])
     end = rows // _RUN * _RUN
-    run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
-    result = total_of_sums(kept_apart(run_sums))
-    return result if end == rows else result + total_of_sums(x[end:])
+    step = _RUN * -(-rows // (_RUN * parts))
+    sums = [_total_of_runs(x[i : min(i + step, end)]) for i in range(0, end, step)]
+    if end < rows:
+        sums.append(total_of_sums(x[end:]))
+    return functools.reduce(tf.add, sums)
+
+
+def _total_of_runs(x):
+    rows, columns = x.shape
+    run_sums = tf.reduce_sum(tf.reshape(x, [rows // _RUN, _RUN, columns]), axis=1)
+    return total_of_sums(kept_apart(run_sums))
 
 
 def total_of_sums(x):
@@ -118,16 +131,30 @@ def float64_holds_squares(dtype):
 
 def middle_sum_of_squares(x):
     """The sums of squares along the middle axis of `x`, which is kept, in float64."""
-    if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or x.shape[1] < _RUN_OF_SQUARES:
-        return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
     before, length, after = x.shape
-    end = length // _RUN_OF_SQUARES * _RUN_OF_SQUARES
-    runs = tf.reshape(x[:, :end], [before, end // _RUN_OF_SQUARES, _RUN_OF_SQUARES, after])
+    run = _RUN_OF_NEIGHBOURS if after == 1 else _RUN_OF_SQUARES
+    if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or length < 2 * run:
+        return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
+    end = length // run * run
+    step = end if after == 1 else run * -(-length // (run * PARTS))
+    sums = [_sum_of_squared_runs(x[:, i : min(i + step, end)], run) for i in range(0, end, step)]
+    if end < length:
+        sums.append(tf.reduce_sum(_float64_squares(x[:, end:]), axis=1, keepdims=True))
+    return functools.reduce(tf.add, sums)
+
+
+def _sum_of_squared_runs(x, run):
+    before, length, after = x.shape
+    runs = tf.reshape(x, [before, length // run, run, after])
     roots = root(tf.reduce_mean(_float64_squares(runs), axis=2))
     # These are written to memory: half of the size of sums, and no larger than the largest entry.
     squares = _float64_squares(kept_apart(tf.cast(roots, x.dtype)))
-    result = float(_RUN_OF_SQUARES) * tf.reduce_sum(squares, axis=1, keepdims=True)
-    return result if end == length else result + middle_sum_of_squares(x[:, end:])
+    result = tf.reduce_sum(squares, axis=1, keepdims=True)
+    if after > 1:
+        # As it is anyway. What has two users XLA fuses with neither: a sum of few sums would else
+        # become one loop down a column.
+        result = tf.maximum(result, squares[:, :1])
+    return float(run) * result
 
 
 def _float64_squares(x):

@@ -52,8 +52,11 @@ def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     norm = groups.norm(w)
     is_zero = norm <= threshold
-    ratio = threshold / tf.where(is_zero, tf.ones_like(norm), norm)
-    shrinkage = tf.where(is_zero, tf.zeros_like(norm), 1.0 - ratio)
+    one, zero = tf.ones_like(norm), tf.zeros_like(norm)
+    excess = tf.where(is_zero, one, norm - threshold)
+    # 1 - t / n is 1 / (1 + t / (n - t)), of an infinite n too. XLA keeps what is divided last, and
+    # does no more for each weight than multiply.
+    shrinkage = tf.where(is_zero, zero, one) / (1.0 + threshold / excess)
     return groups.times(shrinkage, w)
 
 

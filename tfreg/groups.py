@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from tfreg.checks import is_int
 from tfreg.kernels import (
+    FEW_TERMS,
     XLA_MIN_ELEMENTS,
     float64_holds_squares,
     middle_sum_of_squares,
     root,
+    signum,
 )
 from tfreg.layout import NOT_SPANNED, Layout, known_shape
 
@@ -229,13 +231,17 @@ class Groups:
         if (w.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
             return self.sum(tf.square(tf.cast(w, tf.float64)))
         x, groups = self._pooled(w)
-        whole = [axis for axis, size in groups._runs(x.shape).items() if size is None]
-        if whole:  # the longest first, as what is left to sum is in memory
-            longest = max(whole, key=lambda axis: x.shape[axis])
-            squares = along(longest, x, middle_sum_of_squares)
+        runs = groups._runs(x.shape)
+        lengths = {axis: x.shape[axis] if size is None else size for axis, size in runs.items()}
+        longest = max(lengths, key=lambda axis: lengths[axis])
+        if None in runs.values() or lengths[longest] > FEW_TERMS:
+            # The longest first, as what is left to sum is in memory.
+            size = lengths[longest]
+            squares = along(longest, x, functools.partial(_sums_of_squared_runs, size))
+            del runs[longest]
         else:
             squares = tf.square(tf.cast(x, tf.float64))
-        return tf.reshape(groups.sum(squares), self.grid_shape(w))
+        return tf.reshape(_unchecked(runs).sum(squares), self.grid_shape(w))
 
     def _scaled(self, w):
         """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`; 0 / 0 is 0.
@@ -259,8 +265,15 @@ class Groups:
         scaled, scale, squares = self._scaled(w)
         return scaled, scale, tf.cast(tf.sqrt(root(squares)), w.dtype)
 
+    def _are_single(self, w):
+        """Whether each element is a group."""
+        runs = self._runs(w.shape)
+        return all(1 in (size, w.shape[axis]) for axis, size in runs.items())
+
     def norm(self, w):
         """The grid of the groups' Euclidean norms."""
+        if self._are_single(w):
+            return tf.abs(w)
         _, scale, roots = self._roots_of_norms(w)
         return scale * tf.square(roots)
 
@@ -269,6 +282,8 @@ class Groups:
 
         It is 0 in a zero group, and NaN in one that is not finite.
         """
+        if self._are_single(w):
+            return lengths * signum(w)
         scaled, _, roots = self._roots_of_norms(w)
         # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
         roots += tf.stop_gradient(roots - roots)
@@ -306,6 +321,17 @@ def _reduce_runs(reduce, size, x):
     rest = reduce(x[:, end:], axis=1, keepdims=True)
     # Where the length is known only when the graph runs, the rest may have no entries.
     return tf.concat([grid, rest], axis=1)[:, : -(-length // size)]
+
+
+def _sums_of_squared_runs(size, x):
+    """The sums of squares of the runs of `size` entries along the middle axis of `x`."""
+    before, length, after = x.shape
+    end = length - length % size
+    runs = tf.reshape(x[:, :end], [before * (end // size), size, after])
+    sums = tf.reshape(middle_sum_of_squares(runs), [before, end // size, after])
+    if end == length:
+        return sums
+    return tf.concat([sums, middle_sum_of_squares(x[:, end:])], axis=1)
 
 
 def _repeat_runs(size, length, grid):

@@ -25,9 +25,10 @@ MAX_STATIC_TRACES = 256
 # Of smaller weights a copy takes less than the operations on each of them.
 STACK_MAX_ELEMENTS = 2**14
 _ROW = 4096
-# XLA on a CPU writes the terms of sums of more than 32 to memory first, and those of longer sums
-# of what is not as simple as a square it does not compute with the processor's vectors.
-_RUN, _RUN_OF_SQUARES, _RUN_OF_NEIGHBOURS = 8, 16, 32
+# XLA on a CPU writes the terms of longer sums to memory first, and those of sums of more than 8 of
+# what is not as simple as a square it does not compute with the processor's vectors.
+FEW_TERMS = 32
+_RUN, _RUN_OF_SQUARES = 8, 16
 PARTS = 4
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
@@ -132,7 +133,7 @@ def float64_holds_squares(dtype):
 def middle_sum_of_squares(x):
     """The sums of squares along the middle axis of `x`, which is kept, in float64."""
     before, length, after = x.shape
-    run = _RUN_OF_NEIGHBOURS if after == 1 else _RUN_OF_SQUARES
+    run = FEW_TERMS if after == 1 else _RUN_OF_SQUARES
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or length < 2 * run:
         return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
     end = length // run * run

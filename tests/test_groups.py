@@ -85,6 +85,15 @@ def test_norm_and_direction_do_not_depend_on_the_scale(grouping, scale):
         ((700, 400), 0, 300),
         ((700, 400), (0, 1), (7, 16)),
         ((700, 400), (0, 1), (9, None)),
+        ((700, 400), (0, 1), (64, 64)),
+        ((700, 400), 1, 64),
+        ((700, 400), 0, 1),
+        ((3, 3, 170, 180), (2, 3), (40, 3)),
+        # Runs by the number of which XLA sums in one way or another.
+        ((160, 1700), "output", None),
+        ((512, 600), "output", None),
+        ((530, 600), "output", None),
+        ((1030, 300), "output", None),
         ((300_000,), 0, 7),
     ],
 )

@@ -1,11 +1,13 @@
 """What each axis of a weight means, and what the penalties make of it."""
 
+import keras
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
 
 import tfreg
+from tfreg import kernels
 from tfreg.groups import Groups
 from tfreg.layout import Layout
 
@@ -120,6 +122,56 @@ def test_gradients_over_a_layout_are_those_of_finite_differences(penalty):
         lambda x: float(penalty.value_on(tf.constant(x), LSTM)), w
     )
     np.testing.assert_allclose(tape.gradient(value, tensor), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("layout", [LSTM, LSTM_BIAS, GRU_BIAS, PROJECTION, Layout.positional(3)])
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        tfreg.GroupLasso(0.2),
+        tfreg.GroupLasso(0.2, axis="input"),
+        tfreg.GroupLasso(0.2, axis="all"),
+        tfreg.GroupLasso(0.2, axis=0),
+        tfreg.GroupLasso(0.2, axis=-1, group_size=2),
+        tfreg.SparseGroupLasso(0.2, 0.5, axis="shape"),
+        tfreg.TotalVariation(0.2),
+        tfreg.TotalVariation(0.2, axis=0),
+        tfreg.TotalVariation(0.2, axis=-1, order=2),
+        tfreg.TotalVariation(0.2, axis=0, isotropic=True),
+        tfreg.BoxPenalty(0.2, -0.1, 0.1),
+        tfreg.Prior("Laplace", 0.2, loc=0.1, scale=0.5),
+    ],
+    ids=repr,
+)
+def test_the_value_at_a_stack_is_the_sum_of_the_values(penalty, layout):
+    rng = np.random.default_rng(0)
+    shapes = {LSTM: (5, 12), LSTM_BIAS: (12,), GRU_BIAS: (2, 9)}
+    weights = [tf.constant(rng.normal(size=shapes.get(layout, (3, 2, 4)))) for _ in range(3)]
+    [value] = penalty.values_on(weights, [layout] * 3)
+    expected = sum(penalty.value_on(w, layout) for w in weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert penalty.stacks and expected >= 0
+
+
+def test_only_weights_that_are_alike_are_stacked():
+    penalty = tfreg.GroupLasso(0.2)
+    large = tf.ones([kernels.STACK_MAX_ELEMENTS, 2])
+    weights = [tf.ones([5, 12]), tf.ones([3, 12]), tf.ones([5, 12]), tf.ones([5, 12], "float16")]
+    layouts = [None] * 4 + [LSTM] + [None] * 2
+    values = penalty.values_on([*weights, tf.ones([5, 12]), large, large], layouts)
+    assert len(values) == 6  # the first and the third are together
+    expected = sum(penalty.value_on(*pair) for pair in zip(weights, layouts))
+    np.testing.assert_allclose(sum(values[:3]), expected, rtol=1e-6)
+
+
+def test_a_sum_is_stacked_if_all_of_its_members_are():
+    weights = [tf.ones([2, 3]), tf.fill([2, 3], 2.0)]
+    own = tfreg.GroupLasso(0.2) + tfreg.BoxPenalty(0.2)
+    with_keras = own + keras.regularizers.L2(0.1)
+    for penalty, count in ((own, 1), (with_keras, 2)):
+        values = penalty.values_on(weights, [None] * 2)
+        assert len(values) == count
+        np.testing.assert_allclose(sum(values), sum(map(penalty, weights)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("penalty", [tfreg.GroupLasso(0.5), tfreg.SparseGroupLasso(0.5, 0.4)])

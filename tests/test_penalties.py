@@ -69,6 +69,23 @@ def test_eager_graph_and_xla_agree_in_every_dtype(case, dtype):
         )
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_several_weights_have_the_gradients_of_each(case, mode):
+    weights = [tf.constant(weight((3, 4, 5, 2, 3)) + shift) for shift in (0.0, 0.1, -0.3)]
+
+    def together(*weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            value = tf.add_n(case.penalty.values_on(weights, [None] * 3))
+        return value, tape.gradient(value, weights)
+
+    value, gradients = MODES[mode](together)(*weights)
+    values, expected = zip(*[value_and_gradient(case.penalty, w) for w in weights])
+    np.testing.assert_allclose(value, sum(values), rtol=1e-12)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_forced_xla_and_plain_kernels_agree(case, jit):
     w = tf.constant(weight((3, 4, 5, 2, 3), "float32"))

@@ -23,7 +23,7 @@ XLA_MIN_ELEMENTS = 2**18
 # Weights of ever new shapes, activities say, must not fill the memory with traces.
 MAX_STATIC_TRACES = 256
 # Of smaller weights a copy takes less than the operations on each of them.
-STACK_MAX_ELEMENTS = 2**14
+STACK_MAX_ELEMENTS = 2**12
 _ROW = 4096
 # XLA on a CPU writes the terms of longer sums to memory first, and those of sums of more than 8 of
 # what is not as simple as a square it does not compute with the processor's vectors.
@@ -211,9 +211,9 @@ def _jit_compile(shape):
 
 def _saturate_cast(x, dtype):
     """`x` in `dtype`; what is finite stays so, and what is not stays as it is."""
-    result = tf.cast(x, dtype)
-    largest = tf.cast(tf.sign(x) * float(dtype.max), dtype)
-    return tf.where(tf.math.is_inf(result) & tf.math.is_finite(x), largest, result)
+    largest = float(dtype.max)
+    within = tf.minimum(tf.maximum(x, -largest), largest)
+    return tf.cast(tf.where(tf.math.is_finite(x), within, x), dtype)
 
 
 class Compiled:
@@ -288,10 +288,10 @@ class Differentiable(Compiled):
         self._value = value
         self._gradient = gradient
 
-    def inline(self, weight, factor, **parameters):
-        return factor * _with_gradient(
-            weight, self._value.inline, self._gradient.inline, parameters
-        )
+    def inline(self, weight, **parameters):
+        factor = parameters.pop("factor")
+        value, gradient = self._value.inline, self._gradient.inline
+        return factor * _with_gradient(weight, value, gradient, parameters)
 
 
 def _with_gradient(weight, value, gradient, parameters):

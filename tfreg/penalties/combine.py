@@ -44,10 +44,7 @@ class Sum(Penalty):
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
-
-    @property
-    def stacks(self):
-        return all(isinstance(penalty, Penalty) and penalty.stacks for penalty in self.penalties)
+        self.stacks = all(getattr(member, "stacks", False) for member in self.penalties)
 
     def _check(self, shape, layout, weight_name):
         for penalty in self.penalties:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import is_int
@@ -18,6 +19,7 @@ from tfreg.kernels import (
     XLA_MIN_ELEMENTS,
     float64_holds_squares,
     middle_sum_of_squares,
+    reciprocal_or_zero,
     root,
     signum,
 )
@@ -171,14 +173,16 @@ class Groups:
 
     def sizes(self, w):
         """The grid of the groups' numbers of elements, of length 1 where all are alike."""
-        sizes = tf.ones([1] * w.shape.rank, w.dtype)
+        sizes = np.ones([1] * w.shape.rank)
         for axis, size in self._runs(w.shape).items():
-            length = known_shape(w)[axis]
-            if size is not None:
-                length = tf.minimum(size, length - tf.range(0, length, size))
+            lengths = _lengths_of_runs(size, known_shape(w)[axis])
             in_the_grid = [-1 if i == axis else 1 for i in range(w.shape.rank)]
-            sizes *= tf.reshape(tf.cast(length, w.dtype), in_the_grid)
-        return sizes
+            # Lengths that are known before the graph runs are no operations in it.
+            if tf.is_tensor(lengths):
+                sizes = sizes * tf.reshape(tf.cast(lengths, tf.float64), in_the_grid)
+            else:
+                sizes = sizes * np.reshape(lengths, in_the_grid)
+        return tf.cast(sizes, w.dtype) if tf.is_tensor(sizes) else tf.constant(sizes, w.dtype)
 
     def spread(self, grid, w):
         """The `grid` of the groups of `w` with each entry repeated over the run it stands for.
@@ -237,7 +241,7 @@ class Groups:
         if None in runs.values() or lengths[longest] > FEW_TERMS:
             # The longest first, as what is left to sum is in memory.
             size = lengths[longest]
-            squares = along(longest, x, functools.partial(_sums_of_squared_runs, size))
+            squares = along(longest, x, functools.partial(_sums_of_squares_per_run, size))
             del runs[longest]
         else:
             squares = tf.square(tf.cast(x, tf.float64))
@@ -286,12 +290,7 @@ class Groups:
             return lengths * signum(w)
         scaled, _, roots = self._roots_of_norms(w)
         # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
-        roots += tf.stop_gradient(roots - roots)
-        is_zero = tf.equal(roots, 0.0)
-        # XLA keeps what is divided last, and does no more for each weight than multiply. (That of
-        # a constant 1 would be TensorFlow's less accurate reciprocal.)
-        one, zero = tf.ones_like(roots), tf.zeros_like(roots)
-        reciprocals = tf.where(is_zero, zero, one) / tf.where(is_zero, one, roots)
+        reciprocals = _reciprocals_no_nan(roots + tf.stop_gradient(roots - roots), w)
         return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
 
 
@@ -303,12 +302,29 @@ def _unchecked(runs):
     return groups
 
 
+def _reciprocals_no_nan(x, w):
+    """`1 / x`, and 0 for 0, as factors of groups of `w`."""
+    if (w.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
+        return tf.math.divide_no_nan(1.0, x)
+    is_zero = tf.equal(x, 0.0)
+    return reciprocal_or_zero(tf.where(is_zero, tf.ones_like(x), x), is_zero)
+
+
 def _divides(size, length):
     return isinstance(length, int) and length % size == 0
 
 
 def _length_or_inf(length):
     return math.inf if length is None else length
+
+
+def _lengths_of_runs(size, length):
+    """How many entries each of the runs of `size` along an axis of that `length` has."""
+    if size is None:
+        return length
+    if tf.is_tensor(length):
+        return tf.minimum(size, length - tf.range(0, length, size))
+    return np.minimum(size, length - np.arange(0, length, size))
 
 
 def _reduce_runs(reduce, size, x):
@@ -323,7 +339,7 @@ def _reduce_runs(reduce, size, x):
     return tf.concat([grid, rest], axis=1)[:, : -(-length // size)]
 
 
-def _sums_of_squared_runs(size, x):
+def _sums_of_squares_per_run(size, x):
     """The sums of squares of the runs of `size` entries along the middle axis of `x`."""
     before, length, after = x.shape
     end = length - length % size

@@ -25,10 +25,12 @@ MAX_STATIC_TRACES = 256
 # Of smaller weights a copy takes less than the operations on each of them.
 STACK_MAX_ELEMENTS = 2**12
 _ROW = 4096
-# XLA on a CPU writes the terms of longer sums to memory first, and those of sums of more than 8 of
-# what is not as simple as a square it does not compute with the processor's vectors.
+# XLA on a CPU writes the terms of sums of more than these to memory first.
 FEW_TERMS = 32
+# Those of sums of more than 8 it does not compute with the processor's vectors, unless they are as
+# simple as squares; and down a column of squares, 32 rows do not stay in the fastest cache.
 _RUN, _RUN_OF_SQUARES = 8, 16
+# The sums of the runs in one part of a weight take the memory of those in the part before.
 PARTS = 4
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
@@ -63,7 +65,9 @@ def set_jit(mode):
 
 def worth_a_stack(tensors):
     """Whether `tensors`, of one shape and dtype, are better computed on together."""
-    return len(tensors) > 1 and (tensors[0].shape.num_elements() or 0) <= STACK_MAX_ELEMENTS
+    shape = tensors[0].shape
+    is_small = shape.is_fully_defined() and shape.num_elements() <= STACK_MAX_ELEMENTS
+    return is_small and len(tensors) > 1
 
 
 def accumulation_dtype(dtype):
@@ -74,8 +78,8 @@ def accumulation_dtype(dtype):
 def total(x, parts=PARTS):
     """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation.
 
-    The sums of the runs in one of the `parts` take the memory of those in the part before, if XLA
-    computes `x` anew for each: it does not where that takes a division.
+    `parts` should be 1 if `x` comes from a division or a function: of these XLA computes none
+    twice, but writes them to memory if there are several parts.
     """
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
         return total_of_sums(x)
@@ -152,8 +156,8 @@ def _sum_of_squared_runs(x, run):
     squares = _float64_squares(kept_apart(tf.cast(roots, x.dtype)))
     result = tf.reduce_sum(squares, axis=1, keepdims=True)
     if after > 1:
-        # As it is anyway. What has two users XLA fuses with neither: a sum of few sums would else
-        # become one loop down a column.
+        # No sum of squares is less than its first term, but a second user of these keeps XLA from
+        # fusing them with the sum, if that is of few terms: it would loop down each column.
         result = tf.maximum(result, squares[:, :1])
     return float(run) * result
 
@@ -174,9 +178,17 @@ def with_common_dtype(tensors):
     return [tf.cast(tensor, tf.float64 if wide else tf.float32) for tensor in tensors]
 
 
+@tf.custom_gradient
 def signum(x):
-    """The sign of `x`, but NaN where `x` is infinite, as where it is NaN."""
-    return tf.stop_gradient(tf.math.divide_no_nan(x, tf.abs(x)))
+    """The sign of `x`, without a slope, but NaN where `x` is infinite, as where it is NaN."""
+    return tf.math.divide_no_nan(x, tf.abs(x)), lambda upstream: tf.zeros_like(upstream)
+
+
+def reciprocal_or_zero(x, is_zero):
+    """`1 / x`, but 0 where `is_zero`, as the factor of a group."""
+    # XLA keeps what is divided last, and does no more for each weight than multiply. (What a
+    # constant 1 is divided by goes to TensorFlow's less accurate reciprocal.)
+    return tf.where(is_zero, tf.zeros_like(x), tf.ones_like(x)) / x
 
 
 @functools.cache
@@ -339,9 +351,10 @@ class Kernel:
         return pullback
 
     def __call__(self, weight, factor, **parameters):
+        if not isinstance(factor, float):
+            factor = tf.cast(tf.convert_to_tensor(factor), accumulation_dtype(weight.dtype))
         if tf.executing_eagerly() and not _jit_compile(weight.shape):
             # One call of a function takes less of Python's time than tf.custom_gradient does.
-            factor = factor if isinstance(factor, float) else tf.convert_to_tensor(factor)
             return self._differentiable(weight, factor=factor, **parameters)
         return factor * _with_gradient(weight, self._value, self._gradient, parameters)
 

@@ -27,13 +27,19 @@ class Penalty(backend.Regularizer):
     and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
     closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
     `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights. It sets
-    `stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of theirs.
+    `_stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of
+    theirs; a subclass with a value of its own sets it anew.
 
     Args:
         factor: the strength, a finite non-negative number.
     """
 
-    stacks = False
+    _stacks = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "_stacks" not in vars(cls) and {"__call__", "value_on", "_value"} & set(vars(cls)):
+            cls._stacks = False
 
     def __init__(self, factor):
         self.factor = check_non_negative("factor", factor)
@@ -61,14 +67,18 @@ class Penalty(backend.Regularizer):
         return backend.loss_value(self._value(tensor, layout), weight)
 
     def values_on(self, weights, layouts):
-        """Values whose sum is that of the values at `weights`: one for those of a stack."""
+        """Values whose sum is that of the values at `weights`.
+
+        There is one for all that have the same shape, dtype and layout if they are small, and one
+        for each other weight.
+        """
         alike: dict = {}
         for weight, layout in zip(weights, layouts):
             tensor, layout = self._checked(weight, layout)
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
-            if self.stacks and kernels.worth_a_stack(tensors):
+            if self._stacks and kernels.worth_a_stack(tensors):
                 values.append(self._value(tf.stack(tensors), layout.stacked()))
             else:
                 values += [self._value(tensor, layout) for tensor in tensors]

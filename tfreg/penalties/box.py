@@ -59,7 +59,7 @@ class BoxPenalty(Penalty):
         Nocedal and Wright, Numerical Optimization, 2006, chapter 17 (quadratic penalty).
     """
 
-    stacks = True
+    _stacks = True
 
     def __init__(self, factor=0.01, lower=-1.0, upper=1.0):
         super().__init__(factor)

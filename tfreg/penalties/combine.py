@@ -44,7 +44,9 @@ class Sum(Penalty):
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
-        self.stacks = all(getattr(member, "stacks", False) for member in self.penalties)
+        self._stacks = all(
+            isinstance(member, Penalty) and member._stacks for member in self.penalties
+        )
 
     def _check(self, shape, layout, weight_name):
         for penalty in self.penalties:

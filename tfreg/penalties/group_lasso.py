@@ -4,7 +4,15 @@ import tensorflow as tf
 
 from tfreg.checks import check_bool, check_number, is_int
 from tfreg.groups import Groups
-from tfreg.kernels import compiled, kernel, signum, total, total_of_sums, with_common_dtype
+from tfreg.kernels import (
+    compiled,
+    kernel,
+    reciprocal_or_zero,
+    signum,
+    total,
+    total_of_sums,
+    with_common_dtype,
+)
 from tfreg.penalties.base import Penalty, register
 
 
@@ -52,11 +60,9 @@ def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     norm = groups.norm(w)
     is_zero = norm <= threshold
-    one, zero = tf.ones_like(norm), tf.zeros_like(norm)
-    excess = tf.where(is_zero, one, norm - threshold)
-    # 1 - t / n is 1 / (1 + t / (n - t)), of an infinite n too. XLA keeps what is divided last, and
-    # does no more for each weight than multiply.
-    shrinkage = tf.where(is_zero, zero, one) / (1.0 + threshold / excess)
+    excess = tf.where(is_zero, tf.ones_like(norm), norm - threshold)
+    # 1 - t / n, of an infinite n too.
+    shrinkage = reciprocal_or_zero(1.0 + threshold / excess, is_zero)
     return groups.times(shrinkage, w)
 
 
@@ -151,7 +157,7 @@ class GroupLasso(Penalty):
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
     """
 
-    stacks = True
+    _stacks = True
 
     def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
         super().__init__(factor)
@@ -257,6 +263,8 @@ class SparseGroupLasso(GroupLasso):
     Reference:
         Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
     """
+
+    _stacks = True
 
     def __init__(
         self, factor=0.01, l1_ratio=0.5, axis="output", group_size=None, size_weighted=True

@@ -133,7 +133,7 @@ class Prior(Penalty):
         George and McCulloch, Variable selection via Gibbs sampling, 1993 (spike and slab).
     """
 
-    stacks = True
+    _stacks = True
 
     def __init__(self, distribution, factor=None, floor=None, **parameters):
         if factor is None:

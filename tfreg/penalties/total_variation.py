@@ -22,8 +22,11 @@ from tfreg.penalties.base import Penalty, register
 _POINTS = Groups(axis=0)
 
 
-def _along(axis, w, function):
-    """`function(x, axis)` of `w` with the axes before and those behind its `axis` merged."""
+def _merged_around(axis, w, function):
+    """`function(x, axis)` of `w` with the axes before and those behind its `axis` merged.
+
+    Where there are none before, `x` has its axis in front: slices of that are no copies.
+    """
     shape = known_shape(w)
     before = [math.prod(shape[:axis])] if axis > 0 else []
     after = [math.prod(shape[axis + 1 :])] if axis < len(shape) - 1 else []
@@ -31,7 +34,7 @@ def _along(axis, w, function):
     return tf.reshape(result, [*shape[:axis], known_shape(result)[len(before)], *shape[axis + 1 :]])
 
 
-def _part(x, axis, begin, end):
+def _slice(x, axis, begin, end):
     return x[begin:end] if axis == 0 else x[:, begin:end]
 
 
@@ -43,13 +46,13 @@ def _pad(x, axis, before, after):
 
 def _first(x, axis, length):
     # Only on an axis too short for a difference does the padding leave more than that.
-    return x if x.shape[axis] == length else _part(x, axis, 0, length)
+    return x if x.shape[axis] == length else _slice(x, axis, 0, length)
 
 
 def _difference(x, axis, order=1):
     """`D x`: the forward differences of `order` along the axis, shorter by `order`."""
     for _ in range(order):
-        x = _part(x, axis, 1, None) - _part(x, axis, 0, -1)
+        x = _slice(x, axis, 1, None) - _slice(x, axis, 0, -1)
     return x
 
 
@@ -72,8 +75,8 @@ def _sign_of_first_difference_transposed(x, axis):
     """`sign(x_i - x_(i-1)) - sign(x_(i+1) - x_i)`, which XLA computes in one pass"""
     length = x.shape[axis]
     place = tf.reshape(tf.range(length), [-1] + [1] * (x.shape.rank - 1 - axis))
-    from_previous = signum(x - _pad(_part(x, axis, 0, -1), axis, 1, 0))
-    to_next = signum(_pad(_part(x, axis, 1, None), axis, 0, 1) - x)
+    from_previous = signum(x - _pad(_slice(x, axis, 0, -1), axis, 1, 0))
+    to_next = signum(_pad(_slice(x, axis, 1, None), axis, 0, 1) - x)
     zero = tf.zeros_like(x)
     return tf.where(place > 0, from_previous, zero) - tf.where(place < length - 1, to_next, zero)
 
@@ -84,13 +87,13 @@ def _gradient_field(w, axes):
     def differences(x, axis):
         return _first(_pad(_difference(x, axis), axis, 0, 1), axis, known_shape(x)[axis])
 
-    return tf.stack([_along(axis, w, differences) for axis in axes])
+    return tf.stack([_merged_around(axis, w, differences) for axis in axes])
 
 
 @kernel
 def total_variation(w, axes, order):
     """`sum_axis ||D w||_1`"""
-    differences = [_along(axis, w, partial(_difference, order=order)) for axis in axes]
+    differences = [_merged_around(axis, w, partial(_difference, order=order)) for axis in axes]
     return tf.add_n([total(tf.abs(difference)) for difference in differences])
 
 
@@ -98,7 +101,7 @@ def total_variation(w, axes, order):
 def _(w, axes, order):
     """`sum_axis D^T sign(D w)`"""
     gradient = partial(_sign_of_difference_transposed, order=order)
-    return tf.add_n([_along(axis, w, gradient) for axis in axes])
+    return tf.add_n([_merged_around(axis, w, gradient) for axis in axes])
 
 
 @kernel
@@ -113,10 +116,10 @@ def _(w, axes):
     directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
 
     def transposed(y, axis):
-        inner = _part(y, axis, 0, -1)
+        inner = _slice(y, axis, 0, -1)
         return _transposed_difference(inner, axis, order=1, length=known_shape(y)[axis])
 
-    return tf.add_n([_along(axis, y, transposed) for axis, y in zip(axes, directions)])
+    return tf.add_n([_merged_around(axis, y, transposed) for axis, y in zip(axes, directions)])
 
 
 @register
@@ -157,7 +160,7 @@ class TotalVariation(Penalty):
         Kim, Koh, Boyd and Gorinevsky, l1 trend filtering, 2009 (order 2).
     """
 
-    stacks = True
+    _stacks = True
 
     def __init__(self, factor=0.01, axis=None, order=1, isotropic=False):
         super().__init__(factor)

@@ -38,7 +38,7 @@ class Penalty(backend.Regularizer):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if "_stacks" not in vars(cls) and {"__call__", "value_on", "_value"} & set(vars(cls)):
+        if "_value" in vars(cls) and "_stacks" not in vars(cls):
             cls._stacks = False
 
     def __init__(self, factor):

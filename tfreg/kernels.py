@@ -30,8 +30,6 @@ FEW_TERMS = 32
 # Those of sums of more than 8 it does not compute with the processor's vectors, unless they are as
 # simple as squares; and down a column of squares, 32 rows do not stay in the fastest cache.
 _RUN, _RUN_OF_SQUARES = 8, 16
-# The sums of the runs in one part of a weight take the memory of those in the part before.
-PARTS = 4
 # So many make use of a processor's vectors.
 _MIN_COLUMNS = 64
 
@@ -75,12 +73,8 @@ def accumulation_dtype(dtype):
     return tf.float64 if dtype == tf.float64 else tf.float32
 
 
-def total(x, parts=PARTS):
-    """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation.
-
-    `parts` should be 1 if `x` comes from a division or a function: of these XLA computes none
-    twice, but writes them to memory if there are several parts.
-    """
+def total(x):
+    """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation."""
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
         return total_of_sums(x)
     x = tf.reshape(x, [-1, x.shape[-1]])
@@ -88,19 +82,11 @@ def total(x, parts=PARTS):
     if rows < _RUN or columns < _MIN_COLUMNS:
         x = tf.reshape(x, [-1])
         end = x.shape[0] // _ROW * _ROW
-        return total(tf.reshape(x[:end], [-1, _ROW]), parts) + tf.reduce_sum(x[end:])
+        return total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
     end = rows // _RUN * _RUN
-    step = _RUN * -(-rows // (_RUN * parts))
-    sums = [_total_of_runs(x[i : min(i + step, end)]) for i in range(0, end, step)]
-    if end < rows:
-        sums.append(total_of_sums(x[end:]))
-    return functools.reduce(tf.add, sums)
-
-
-def _total_of_runs(x):
-    rows, columns = x.shape
-    run_sums = tf.reduce_sum(tf.reshape(x, [rows // _RUN, _RUN, columns]), axis=1)
-    return total_of_sums(kept_apart(run_sums))
+    run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
+    result = total_of_sums(kept_apart(run_sums))
+    return result if end == rows else result + total_of_sums(x[end:])
 
 
 def total_of_sums(x):
@@ -141,25 +127,17 @@ def middle_sum_of_squares(x):
     if (x.shape.num_elements() or 0) < XLA_MIN_ELEMENTS or length < 2 * run:
         return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
     end = length // run * run
-    step = end if after == 1 else run * -(-length // (run * PARTS))
-    sums = [_sum_of_squared_runs(x[:, i : min(i + step, end)], run) for i in range(0, end, step)]
-    if end < length:
-        sums.append(tf.reduce_sum(_float64_squares(x[:, end:]), axis=1, keepdims=True))
-    return functools.reduce(tf.add, sums)
-
-
-def _sum_of_squared_runs(x, run):
-    before, length, after = x.shape
-    runs = tf.reshape(x, [before, length // run, run, after])
+    runs = tf.reshape(x[:, :end], [before, end // run, run, after])
     roots = root(tf.reduce_mean(_float64_squares(runs), axis=2))
     # These are written to memory: half of the size of sums, and no larger than the largest entry.
-    squares = _float64_squares(kept_apart(tf.cast(roots, x.dtype)))
-    result = tf.reduce_sum(squares, axis=1, keepdims=True)
+    roots = kept_apart(tf.cast(roots, x.dtype))
+    result = tf.reduce_sum(_float64_squares(roots), axis=1, keepdims=True)
     if after > 1:
         # No sum of squares is less than its first term, but a second user of these keeps XLA from
         # fusing them with the sum, if that is of few terms: it would loop down each column.
-        result = tf.maximum(result, squares[:, :1])
-    return float(run) * result
+        result = tf.maximum(result, _float64_squares(roots[:, :1]))
+    result = float(run) * result
+    return result if end == length else result + middle_sum_of_squares(x[:, end:])
 
 
 def _float64_squares(x):

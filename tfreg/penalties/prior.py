@@ -43,9 +43,9 @@ def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
     if floor is not None:
         x = tf.where(tf.abs(x) < floor, tf.where(x < 0.0, -floor, floor), x)
     if not is_half_line:
-        return total(-_log_density(x, recipe, numbers), parts=1)
+        return total(-_log_density(x, recipe, numbers))
     losses = -_log_density(tf.where(w < 0.0, tf.ones_like(w), x), recipe, numbers)
-    return total(tf.where(w < 0.0, tf.constant(math.inf, w.dtype), losses), parts=1)
+    return total(tf.where(w < 0.0, tf.constant(math.inf, w.dtype), losses))
 
 
 @negative_log_density.gradient

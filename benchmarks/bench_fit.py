@@ -6,7 +6,7 @@
 Whole steps of `fit`, with small batches and plain SGD so that the penalty's share shows, of models
 with a penalty on every kernel: as an argument of the layers, and through `tfreg.add_penalty`. They
 are compared to the same model with Keras's own L2, and to that with no penalty. All times are
-ratios: below 1 is faster.
+ratios, of samples of the same round: below 1 is faster.
 """
 
 import functools
@@ -25,7 +25,7 @@ def fit(model, dataset):
 
 
 def measure(options, name, mode, repeats):
-    """The quartiles of the seconds per step of each variant of a model, and its errors."""
+    """The samples of each variant of a model, in seconds for all its steps, and its errors."""
     runs, errors = {}, {}
     for variant in models.variants(options.penalty):
         run = models.Run(name, mode, *variant)
@@ -34,21 +34,18 @@ def measure(options, name, mode, repeats):
         one_batch = tf.data.Dataset.from_tensors(tuple(models.batch(model)))
         steps = one_batch.repeat(options.steps)
         runs[run] = functools.partial(fit, models.compiled(model, mode), steps)
-    quartiles = common.interleaved_quartiles(runs, repeats)
-    per_step = {
-        run: [seconds / options.steps for seconds in of_run] for run, of_run in quartiles.items()
-    }
-    return per_step, errors
+    return common.interleaved_samples(runs, repeats), errors
 
 
-def rows(quartiles):
-    for run in quartiles:
-        none, l2 = (quartiles[run._replace(**v._asdict())] for v in (models.NONE, models.L2))
-        yield [
-            *run,
-            common.ratio_and_spread(quartiles[run], l2),
-            common.ratio(quartiles[run], none),
-        ]
+def over(base, samples, run):
+    """The quartiles of a run's ratios to that with the variant `base` of the penalty."""
+    return common.paired_ratios(samples[run], samples[run._replace(**base._asdict())])
+
+
+def rows(samples):
+    for run in samples:
+        none = over(models.NONE, samples, run)
+        yield [*run, common.with_spread(over(models.L2, samples, run)), f"{none[1]:.2f}"]
 
 
 def main(arguments=None):
@@ -57,23 +54,24 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)
     print(common.environment_line())
-    quartiles, errors = {}, {}
+    samples, errors = {}, {}
     for name in options.model or (QUICK_MODELS if options.quick else models.BUILDERS):
         for mode in options.mode or models.MODES:
             of_runs, of_model = measure(options, name, mode, repeats)
-            quartiles.update(of_runs)
+            samples.update(of_runs)
             errors.update(of_model)
     print(f"\n{options.keras}, {repeats} samples of {options.steps} steps of each run\n")
-    common.print_table(HEADER, list(rows(quartiles)))
+    common.print_table(HEADER, list(rows(samples)))
     if options.out:
         measurements = [
             {
                 "keras": options.keras,
                 **run._asdict(),
-                "seconds": quartiles[run],
+                "over_l2": over(models.L2, samples, run),
+                "over_none": over(models.NONE, samples, run),
                 "errors": errors[run],
             }
-            for run in quartiles
+            for run in samples
         ]
         common.write_json(options.out, measurements)
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import random
 import re
 import time
 from unittest import mock
@@ -125,21 +126,34 @@ def _calls_per_sample(run):
     return max(1, round(SAMPLE_SECONDS / min(_seconds(run, calls=1) for _ in range(3))))
 
 
-def interleaved_quartiles(runs, repeats):
-    """The quartiles of the seconds per call of each of `runs`, callables that return when done.
+def interleaved_samples(runs, repeats):
+    """Seconds per call of each of `runs`, callables that return when done, in each round.
 
-    Each round takes one sample of every run, so that noise that lasts hits all alike.
+    A round takes one sample of every run, in an order of its own, so that noise that lasts hits all
+    alike, and none always comes behind the same other.
     """
     calls = {key: _calls_per_sample(run) for key, run in runs.items()}
     samples: dict = {key: [] for key in runs}
+    rng = random.Random(0)
     for _ in range(repeats):
-        for key, run in runs.items():
-            samples[key].append(_seconds(run, calls[key]))
+        for key in rng.sample(list(runs), len(runs)):
+            samples[key].append(_seconds(runs[key], calls[key]))
+    return samples
+
+
+def interleaved_quartiles(runs, repeats):
+    """The quartiles of `interleaved_samples`."""
+    samples = interleaved_samples(runs, repeats)
     return {key: quartiles(taken) for key, taken in samples.items()}
 
 
 def quartiles(samples):
     return np.percentile(samples, [25, 50, 75]).tolist()
+
+
+def paired_ratios(samples, base):
+    """The quartiles of the ratios within a round, which noise longer than a round leaves alone."""
+    return quartiles(np.divide(samples, base))
 
 
 def ratio(quartiles, base):
@@ -148,8 +162,12 @@ def ratio(quartiles, base):
 
 
 def ratio_and_spread(quartiles, base):
-    low, _, high = (seconds / base[1] for seconds in quartiles)
-    return f"{ratio(quartiles, base)} ({low:.2f}-{high:.2f})"
+    return with_spread([seconds / base[1] for seconds in quartiles])
+
+
+def with_spread(quartiles):
+    low, median, high = quartiles
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
 
 def print_table(header, rows):

@@ -118,10 +118,7 @@ def fit(measurements):
         series: dict = {}
         for mode in values(measurements, "mode"):
             of_mode = only(measurements, model=model, mode=mode)
-            [l2] = only(of_mode, penalty=L2)
-            series[mode] = {
-                f"{m['penalty']} ({m['through']})": median(m) / median(l2) for m in of_mode
-            }
+            series[mode] = {f"{m['penalty']} ({m['through']})": m["over_l2"][1] for m in of_mode}
         _draw_bars(ax, series)
         ax.axvline(1.0, color="black", label=L2)
         ax.set(title=model, xlabel="time of a step / that with L2")

@@ -114,6 +114,15 @@ def test_bench_fit_prints_each_way_and_writes_json(benchmark, api, tmp_path, cap
     assert [row[2:4] for row in rows(capsys.readouterr().out)] == expected
     [first, *_] = json.loads(out.read_text())["measurements"]
     assert first["model"] == "lstm" and first["keras"] == api.__name__
+    assert first["over_none"] == [1.0, 1.0, 1.0] and all(ratio > 0 for ratio in first["over_l2"])
+
+
+def test_a_slow_round_does_not_change_paired_ratios(benchmark):
+    base, samples = np.array([1.0, 1.0, 1.0, 1.0]), np.array([2.0, 2.0, 2.5, 1.5])
+    slow_round = np.array([1.0, 8.0, 1.0, 1.0])
+    common = benchmark("common")
+    ratios = common.paired_ratios(samples * slow_round, base * slow_round)
+    assert ratios == common.paired_ratios(samples, base) == [1.875, 2.0, 2.125]
 
 
 @pytest.mark.parametrize("name", ["dense", "resnet", "transformer", "lstm"])
@@ -331,7 +340,7 @@ def _of_growth():
 
 def _of_fit():
     for mode in ("default", "jit_compile"):
-        run = {"keras": "keras", "model": "lstm", "mode": mode, "seconds": [1.0, 2.0, 3.0]}
+        run = {"keras": "keras", "model": "lstm", "mode": mode, "over_l2": [0.9, 1.0, 1.1]}
         for penalty, through in (("none", "-"), (L2, "layers"), ("BoxPenalty", "add_penalty")):
             yield {**run, "penalty": penalty, "through": through}
 
@@ -352,7 +361,7 @@ def test_the_figures_of_the_measurements_that_exist_are_drawn(benchmark, tmp_pat
 
 def test_a_bar_is_as_long_as_the_ratio(benchmark):
     measurements = list(_of_fit())
-    measurements[2]["seconds"] = [4.0, 5.0, 6.0]
+    measurements[2]["over_l2"] = [2.0, 2.5, 3.0]
     [panel] = benchmark("figures").fit(measurements).axes
     assert [bar.get_width() for bar in panel.patches] == [1.0, 1.0, 2.5, 1.0, 1.0, 1.0]
     labels = [label.get_text() for label in panel.get_yticklabels()]

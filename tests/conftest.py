@@ -16,9 +16,9 @@ import tf_keras
 
 import tfreg
 
-# Two devices to distribute over; a process can set them only before it uses the first.
+# Devices to distribute over; a process can set them only before it uses the first.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
 hypothesis.settings.register_profile(

@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 import tfreg
@@ -85,6 +86,15 @@ KINDS = [sequential, deferred, functional, subclassed, subclassed_built, nested]
 BUILT = [sequential, functional, subclassed_built, nested]
 
 
+def mirrored(replicas):
+    """A strategy of that many of this process's devices."""
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        # Two strategies in one process die of collective operations.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
 def data():
     rng = np.random.default_rng(0)
     size = BATCHES * BATCH
@@ -127,6 +137,20 @@ def add_penalties(model):
     """A penalty on each kernel and a joint one, each on a schedule and without one."""
     for schedule in (RAMP, None):
         tfreg.add_penalty(model, PER_WEIGHT, schedule=schedule)
+        tfreg.add_penalty(model, JOINT, first_two, schedule=schedule)
+    return model
+
+
+def penalized_in_every_way(api, *normalization):
+    """A model with the penalties of `add_penalties`, one of them as its layers' own argument.
+
+    Args:
+        normalization: layers behind the first one, if any.
+    """
+    first, *others = [dense(api, units, kernel_regularizer=PER_WEIGHT) for units in WIDTHS[1:]]
+    model = api.Sequential([api.Input((WIDTHS[0],)), first, *normalization, *others])
+    tfreg.add_penalty(model, PER_WEIGHT, schedule=RAMP)
+    for schedule in (RAMP, None):
         tfreg.add_penalty(model, JOINT, first_two, schedule=schedule)
     return model
 

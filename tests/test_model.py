@@ -257,10 +257,7 @@ def test_the_plain_model_shows_through(api, kind):
 
 
 def test_the_loss_of_a_loop_is_for_replicas():
-    strategy = tf.distribute.MirroredStrategy(
-        tf.config.list_logical_devices("CPU"),
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
+    strategy = cases.mirrored(2)
     with strategy.scope():
         model = tfreg.add_penalty(cases.sequential(keras), PER_WEIGHT)
         with pytest.raises(RuntimeError, match="replica context"):
@@ -322,10 +319,7 @@ def test_two_devices_give_the_loss_and_weights_of_one(api, loop):
     ]
     strategies = [
         tf.distribute.get_strategy(),
-        tf.distribute.MirroredStrategy(
-            tf.config.list_logical_devices("CPU"),
-            cross_device_ops=tf.distribute.ReductionToOneDevice(),
-        ),
+        cases.mirrored(2),
     ]
     results = []
     for strategy in strategies:

@@ -265,6 +265,45 @@ def test_a_variable_of_either_keras_is_a_weight(case):
     assert case.penalty(keras.Variable(w.astype("float64"), dtype="float64")).dtype == tf.float32
 
 
+def sharded(w, *cuts):
+    parts = [tf.Variable(part, name="kernel") for part in np.split(w, cuts)]
+    return tf.__internal__.distribute.ShardedVariable(parts, name="kernel")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_shards_of_a_weight_are_penalized_as_the_whole(case, mode):
+    w = weight((5, 4, 3, 2, 3))
+    whole = sharded(w, 2, 3)
+    expected, gradient = value_and_gradient(case.penalty, tf.constant(w))
+    for asked_for in ([whole], whole.variables):
+
+        def from_shards():
+            with tf.GradientTape() as tape:
+                value = tf.add_n([case.penalty(variable) for variable in asked_for])
+            return value, tape.gradient(value, whole.variables)
+
+        value, gradients = MODES[mode](from_shards)()
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        np.testing.assert_allclose(np.concatenate(gradients), gradient, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("case", PROXIMAL, ids=str)
+def test_prox_is_of_a_whole_weight_and_no_shard(case):
+    w = weight((5, 4, 3, 2, 3))
+    whole = sharded(w, 2)
+    expected = case.penalty.prox(tf.constant(w), 0.3)
+    np.testing.assert_array_equal(case.penalty.prox(whole, 0.3), expected)
+    with pytest.raises(ValueError, match="whole weight.*kernel.*is a shard"):
+        case.penalty.prox(whole.variables[0], 0.3)
+
+
+def test_a_shard_whose_weight_is_gone_is_refused():
+    [first, _] = sharded(weight((4, 3)), 2).variables
+    with pytest.raises(ValueError, match="is gone: keep a reference"):
+        tfreg.GroupLasso()(first)
+
+
 @pytest.mark.parametrize("case", PROXIMAL, ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_prox_in_every_dtype(case, dtype):

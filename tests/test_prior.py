@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import value_and_gradient
+from model_cases import mirrored
 from sklearn.linear_model import Lasso
 from tensorflow_probability import distributions as tfd
 
@@ -403,14 +404,10 @@ print(json.dumps([attached, [float(loss) for loss in model.losses]]))
 def test_a_prior_of_an_array_each_weight_in_training_and_files(api, tmp_path):
     kernel = np.random.default_rng(0).normal(size=(12, 20)).astype("float32")
     penalty = tfreg.Prior("Normal", 0.5, loc=kernel, scale=0.1)
-    devices = tf.config.list_logical_devices("CPU")
-    strategy = tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
     for scope, options in [
         (tf.distribute.get_strategy().scope(), {}),
         (tf.distribute.get_strategy().scope(), {"jit_compile": True}),
-        (strategy.scope(), {}),
+        (mirrored(2).scope(), {}),
     ]:
         with scope:
             layer = api.layers.Dense(20, kernel_regularizer=penalty)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES
+from model_cases import mirrored
 
 import tfreg
 
@@ -217,11 +218,7 @@ def test_large_weights_train_alike_in_every_mode(api):
 
 
 def test_a_strategy_of_two_devices_gives_the_weights_of_one(api):
-    devices = tf.config.list_logical_devices("CPU")
-    assert len(devices) == 2
-    strategy = tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+    strategy = mirrored(2)
     one, x, y = wide(api)
     train(one, api, x, y, "graph")
     with strategy.scope():

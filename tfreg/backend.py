@@ -35,6 +35,9 @@ PACKAGE = "tfreg"
 # The key of the Keras that an object is of, if that is tf_keras.
 _KERAS_KEY = "keras"
 
+# What tf_keras has a layer's weight be where a strategy has a partitioner of variables.
+ShardedVariable = tf.__internal__.distribute.ShardedVariable
+
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _NOT_DENSE = (
     tf.SparseTensor,
@@ -154,7 +157,30 @@ def is_input(value):
 
 
 def is_variable(value):
-    return isinstance(value, (keras.Variable, tf.Variable))
+    return isinstance(value, (keras.Variable, tf.Variable, ShardedVariable))
+
+
+def is_shard(value):
+    """Whether `value` is one of the variables that a ShardedVariable consists of."""
+    return getattr(value, "_sharded_container", None) is not None
+
+
+def whole_weight(variable):
+    """The weight of which `variable` is a shard; `variable` itself if it is none."""
+    if not is_shard(variable):
+        return variable
+    whole = variable._sharded_container()
+    if whole is None:
+        raise ValueError(
+            f"The weight of which {variable.name!r} is a shard is gone: keep a reference to the "
+            "layer, or to the tf.__internal__.distribute.ShardedVariable, as long as it is used."
+        )
+    return whole
+
+
+def is_later_shard(variable):
+    """Whether `variable` is a shard of a weight, and not its first."""
+    return is_shard(variable) and whole_weight(variable).variables[0] is not variable
 
 
 def is_model(value):
@@ -181,7 +207,17 @@ def own_weights(layer):
     """The weights that `layer` itself made to be trained, frozen or not, in that order."""
     if isinstance(layer, keras.layers.Layer):
         return list(layer._trainable_variables)
-    return list(layer._trainable_weights)
+    return distinct(map(whole_weight, layer._trainable_weights))
+
+
+def trainable_weights(model):
+    """The weights of `model` that are not frozen."""
+    return distinct(map(whole_weight, model.trainable_weights))
+
+
+def distinct(values):
+    """`values` in order, each object once."""
+    return list({id(value): value for value in values}.values())
 
 
 def regularized_weights(layer):
@@ -198,8 +234,9 @@ def regularized_weights(layer):
         of_weight = loss.args[0] if isinstance(loss, functools.partial) and loss.args else None
         if isinstance(of_weight, functools.partial) and inspect.isfunction(of_weight.func):
             enclosed = inspect.getclosurevars(of_weight.func).nonlocals
-            if "regularizer" in enclosed:
-                pairs.append((of_weight.args[0], enclosed["regularizer"]))
+            variable = of_weight.args[0]
+            if "regularizer" in enclosed and not is_later_shard(variable):
+                pairs.append((whole_weight(variable), enclosed["regularizer"]))
     return pairs
 
 
@@ -279,15 +316,21 @@ def weight_path(weight, layer_names):
     """The path of `weight`: Keras 3's own, or the names of the layers around it and its own."""
     if isinstance(weight, keras.Variable):
         return weight.path
-    return "/".join([*layer_names, weight.name.rsplit("/", 1)[-1].removesuffix(":0")])
+    return "/".join([*layer_names, _name(weight).rsplit("/", 1)[-1].removesuffix(":0")])
+
+
+def _name(weight):
+    if isinstance(weight, ShardedVariable):  # whose own name is that of its class
+        return weight.variables[0].name.removesuffix(":0").removesuffix("/part_0")
+    return weight.name
 
 
 def weight_name(weight):
     """What a user calls `weight`, for a message: its path, its name or its kind."""
     if isinstance(weight, keras.Variable):
         return repr(weight.path)
-    if isinstance(weight, tf.Variable):
-        return repr(weight.name)
+    if is_variable(weight):
+        return repr(_name(weight))
     return f"of type {type(weight).__name__}"
 
 
@@ -297,6 +340,11 @@ def weight_tensor(weight):
         raise TypeError(
             "Argument `weight` must be a dense tensor or a variable. "
             f"Received: {type(weight).__name__}"
+        )
+    if is_shard(weight):
+        raise ValueError(
+            "Argument `weight` must be a whole weight, as the attribute of its layer is. "
+            f"Received: {weight.name!r}, which is a shard"
         )
     try:
         tensor = tf.convert_to_tensor(weight)

@@ -80,7 +80,7 @@ class Contents:
     @functools.cached_property
     def trainable(self):
         """The ids of the weights that are not frozen."""
-        return {id(variable) for variable in self.model.trainable_weights}
+        return {id(variable) for variable in backend.trainable_weights(self.model)}
 
     def there_are(self):
         paths = [weight.path for weight in self.weights]

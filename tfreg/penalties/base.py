@@ -49,7 +49,8 @@ class Penalty(backend.Regularizer):
         """The penalty's value.
 
         Args:
-            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1.
+            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1. The
+                first of a weight's shards stands for the weight, the others for nothing.
 
         Returns:
             A scalar tensor, accumulated in float32 (float64 for a float64 weight). For a
@@ -59,7 +60,10 @@ class Penalty(backend.Regularizer):
             TypeError: if `weight` is not dense or not floating-point.
             ValueError: if `weight` is a scalar or lacks an axis that the penalty names.
         """
-        return self.value_on(weight, None)
+        if backend.is_later_shard(weight):
+            # tf_keras asks for each shard of a weight, and adds up: the first is the whole.
+            return tf.zeros([], kernels.accumulation_dtype(weight.dtype))
+        return self.value_on(backend.whole_weight(weight), None)
 
     def value_on(self, weight, layout):
         """The value at a `weight` whose axes mean what `layout` says; None goes by position."""

@@ -65,3 +65,8 @@ def wait_for(processes, timeout):
             return
         assert time.monotonic() < deadline, [p.errors.read_text()[-3000:] for p in processes]
         time.sleep(0.1)
+
+
+def wait_for_failure(process, timeout):
+    process.popen.wait(timeout)
+    assert process.popen.returncode != 0

@@ -27,10 +27,11 @@ def end_at(step, optimizer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def multi_worker_fit(api_name, epochs, backup=None, killed_at=None):
+def multi_worker_fit(api_name, epochs, backup=None, killed_at=None, penalized=True):
     api = APIS[api_name]
+    build = cases.penalized_in_every_way if penalized else cases.sequential
     with tf.distribute.MultiWorkerMirroredStrategy().scope():
-        model = cases.compiled(cases.penalized_in_every_way(api), api)
+        model = cases.compiled(build(api), api)
         cases.set_initial_weights(model)
     end = api.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: end_at(killed_at, model.optimizer)
@@ -106,10 +107,8 @@ STEPS = 6
 
 
 def penalized_for_servers(api, penalized=True):
-    if penalized:
-        model = cases.compiled(cases.penalized_in_every_way(api), api)
-    else:
-        model = cases.compiled(cases.sequential(api), api)
+    build = cases.penalized_in_every_way if penalized else cases.sequential
+    model = cases.compiled(build(api), api)
     for layer, value in zip(model.layers, cases.initial_weights(), strict=True):
         layer.kernel.assign(value)
     return model

@@ -72,8 +72,12 @@ def group_lasso(w, axis, group_size=None, size_weighted=True):
 
 
 def sparse_group_lasso(w, l1_ratio, axis, group_size=None, size_weighted=True):
-    l1 = np.abs(np.asarray(w, np.float64)).sum()
-    return l1_ratio * l1 + (1 - l1_ratio) * group_lasso(w, axis, group_size, size_weighted)
+    penalty = 0.0
+    if l1_ratio > 0:  # or 0 times infinity would be NaN
+        penalty += l1_ratio * np.abs(np.asarray(w, np.float64)).sum()
+    if l1_ratio < 1:
+        penalty += (1 - l1_ratio) * group_lasso(w, axis, group_size, size_weighted)
+    return penalty
 
 
 def joint_group_lasso(weights, axes, group_size=None, size_weighted=True):

@@ -1,7 +1,9 @@
 """Penalties under the strategies of tf.distribute, with each Keras: what README's table says."""
 
 import functools
+import json
 import re
+import signal
 
 import clusters
 import jobs
@@ -113,3 +115,122 @@ def test_devices_train_in_mixed_precision_with_loss_scaling(api, data_weight, to
     finally:
         api.mixed_precision.set_global_policy("float32")
     assert_trained_alike(four, one, tolerance)
+
+
+def train_together(job, folder, arguments, timeout=120):
+    """What a job gives on two workers."""
+    cluster = clusters.loopback(worker=2)
+    workers = [
+        clusters.Process(job, arguments, cluster, "worker", index, folder) for index in range(2)
+    ]
+    with clusters.running(*workers):
+        clusters.wait_for(workers, timeout)
+        return [worker.result() for worker in workers]
+
+
+def assert_trained_as_numpy_does(results, epochs):
+    losses, weights = cases.train(epochs)
+    for result in results:
+        behind = result["losses"]
+        np.testing.assert_allclose(behind, losses[epochs - len(behind) :], rtol=1e-5)
+        for actual, expected in zip(result["kernels"], weights, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+WORK = [("multi_worker_fit", "tf_keras"), ("multi_worker_loop", "tf_keras")]
+WORK += [("multi_worker_loop", "keras")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job, api_name", WORK)
+def test_two_workers_train_as_one_does(job, api_name, tmp_path):
+    results = train_together(job, tmp_path, {"api_name": api_name, "epochs": 2})
+    assert_trained_as_numpy_does(results, epochs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job, api_name", WORK)
+def test_workers_of_which_one_was_killed_train_as_if_none_had_been(job, api_name, tmp_path):
+    arguments = {"api_name": api_name, "epochs": 3, "backup": str(tmp_path / "backup")}
+    cluster = clusters.loopback(worker=2)
+    killed_at = [None, cases.BATCHES + 2]
+    workers = [
+        clusters.Process(job, {**arguments, "killed_at": step}, cluster, "worker", i, tmp_path)
+        for i, step in enumerate(killed_at)
+    ]
+    with clusters.running(*workers):
+        # The other one cannot go on alone, and is started again too, as a scheduler would.
+        clusters.wait_for_failure(workers[1], timeout=120)
+        assert workers[1].popen.returncode == -signal.SIGKILL
+    results = train_together(job, tmp_path, arguments)
+    assert all(len(result["losses"]) == 2 for result in results)
+    assert_trained_as_numpy_does(results, epochs=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalized", [True, False])
+def test_keras_3_does_not_fit_on_several_workers(penalized, tmp_path):
+    arguments = {"api_name": "keras", "epochs": 1, "penalized": penalized}
+    with pytest.raises(AssertionError, match="PerReplica.*unsupported type"):
+        train_together("multi_worker_fit", tmp_path, arguments)
+
+
+def train_on_servers(job, folder, arguments, timeout=120):
+    """What a job gives on the coordinator of two workers and a parameter server."""
+    cluster = clusters.loopback(chief=1, worker=2, ps=1)
+    tasks = [("worker", 0), ("worker", 1), ("ps", 0)]
+    servers = [clusters.Process("server", {}, cluster, *task, folder) for task in tasks]
+    coordinator = clusters.Process(job, arguments, cluster, "chief", 0, folder)
+    with clusters.running(*servers, coordinator):
+        clusters.wait_for([coordinator], timeout)
+        return coordinator.result()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job, api_name, shards",
+    [
+        ("parameter_server_fit", "tf_keras", None),
+        ("parameter_server_fit", "tf_keras", 2),
+        ("parameter_server_loop", "tf_keras", 2),
+        ("parameter_server_loop", "keras", None),
+    ],
+)
+def test_parameter_servers_train_as_one_process_does(job, api_name, shards, tmp_path):
+    result = train_on_servers(job, tmp_path, {"api_name": api_name, "shards": shards})
+    model = jobs.penalized_for_servers(jobs.APIS[api_name])
+    expected = jobs.report(model, jobs.fit_one_batch(model))
+    np.testing.assert_allclose(result["losses"], expected["losses"], rtol=1e-5)
+    np.testing.assert_allclose(result["penalties"], expected["penalties"], rtol=1e-5)
+    assert without_numbers(result["attached"]) == without_numbers(expected["attached"])
+    for actual, kernel in zip(result["kernels"], expected["kernels"], strict=True):
+        np.testing.assert_allclose(actual, kernel, rtol=1e-5, atol=1e-6)
+
+
+def without_numbers(attached):
+    """Keras numbers the layers of a process."""
+    return json.loads(re.sub(r"(dense)(_\\d+)?/", r"\\1/", json.dumps(attached)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalized", [True, False])
+@pytest.mark.parametrize(
+    "job, shards, error",
+    [
+        ("parameter_server_fit", None, "create_per_worker_dataset"),
+        ("parameter_server_loop", 2, "'ShardedVariable' object has no attribute 'handle'"),
+    ],
+)
+def test_what_keras_3_cannot_do_on_parameter_servers(job, shards, error, penalized, tmp_path):
+    arguments = {"api_name": "keras", "shards": shards, "penalized": penalized}
+    with pytest.raises(AssertionError, match=error):
+        train_on_servers(job, tmp_path, arguments)
+
+
+@pytest.mark.parametrize("penalized", [True, False])
+def test_neither_keras_has_xla_compile_the_step_of_several_devices(api, penalized):
+    build = cases.penalized_in_every_way if penalized else cases.sequential
+    with cases.mirrored(2).scope():
+        model = cases.compiled(build(api), api, jit_compile=True)
+    with pytest.raises((RuntimeError, tf.errors.OpError), match=JIT_ERROR):
+        cases.fit(model)

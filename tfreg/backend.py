@@ -129,8 +129,19 @@ def serialize(value):
 
 
 def deserialize(config):
-    """What `serialize` made `config` of; it runs no code that a file brings."""
-    if isinstance(config, dict) and config.get("class_name") == "function":
+    """What `serialize` made `config` of; it runs no code that a file brings.
+
+    Raises:
+        TypeError, ValueError: if it made it of nothing.
+    """
+    is_config = isinstance(config, dict) and isinstance(config.get("class_name"), str)
+    # Keras would take the default arguments for the lack of a config.
+    if not is_config or not isinstance(config.get("config"), (dict, str)):
+        raise ValueError(
+            "The config of an object must be a dict with a string as its 'class_name' and a dict, "
+            f"or of a function its name, as its 'config'. Received: {config!r}"
+        )
+    if config["class_name"] == "function":
         name = config["config"]
         for api in (keras, tf_keras):
             function = api.saving.get_registered_object(name)
@@ -140,9 +151,10 @@ def deserialize(config):
             f"A saved model names the function {name!r}. Import the module that registers it with "
             "keras.saving.register_keras_serializable before the model is loaded."
         )
-    if isinstance(config, dict) and _KERAS_KEY in config:
-        config = dict(config)
-        del config[_KERAS_KEY]
+    if _KERAS_KEY in config:
+        config = {key: value for key, value in config.items() if key != _KERAS_KEY}
+        if _in_old_format_of_tf_keras():  # which looks among one kind of objects
+            return tf_keras.regularizers.deserialize(config)
         return tf_keras.saving.deserialize_keras_object(config)
     return keras.saving.deserialize_keras_object(config)
 

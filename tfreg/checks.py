@@ -31,3 +31,14 @@ def check_bool(name, value):
     if not isinstance(value, bool):
         raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
     return value
+
+
+def check_config(what, config, keys, optional=()):
+    """Raises a ValueError unless `config` is a dict with these keys, and no others but `optional`."""
+    if not isinstance(config, dict) or not set(keys) <= set(config) <= {*keys, *optional}:
+        raise ValueError(
+            f"The config of {what} must be a dict with the keys {[*keys]}"
+            + (f" and, optionally, {[*optional]}" if optional else "")
+            + f". Received: {config!r}"
+        )
+    return config

@@ -129,12 +129,15 @@ def _is_distribution(value):
 
 def _number(name, value):
     """`value` as a float or an array of float64."""
-    if any(backend.is_variable(x) or getattr(x, "variables", ()) for x in tf.nest.flatten(value)):
+    entries = tf.nest.flatten(value)
+    if any(backend.is_variable(entry) or getattr(entry, "variables", ()) for entry in entries):
         raise ValueError(
             "The parameters of a Prior's distribution must be constants: what a variable among "
             f"them learns would neither be followed nor saved. Received: {name}={value!r}"
         )
     try:
+        if any(isinstance(entry, bool) for entry in entries):  # which NumPy makes numbers of
+            raise TypeError("a truth value")
         array = np.asarray(tf.get_static_value(value) if tf.is_tensor(value) else value)
         if array.dtype.kind not in "iufV":  # V for bfloat16
             raise TypeError(f"a dtype of {array.dtype}")

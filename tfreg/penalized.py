@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfreg import backend, schedules
+from tfreg.checks import check_config
 from tfreg.kernels import with_common_dtype
 from tfreg.penalties import Joint, Penalty
 from tfreg.selection import Contents, Selection, check_no_lora
@@ -131,7 +132,9 @@ class PenalizedModel(_OwnClass):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        penalized = config.pop(CONFIG_KEY)
+        penalized = check_config(
+            "a penalized model", config.pop(CONFIG_KEY, None), ("model", "penalties")
+        )
         known_class = getattr(cls, "_tfreg_own_class", None)
         known = {} if known_class is None else {known_class.__name__: known_class}
         model = backend.deserialize_model(
@@ -263,9 +266,16 @@ def _term_config(contents, term):
 
 
 def _term_of(config):
+    check_config("a penalty over a model", config, ("penalty", "weights", "schedule"))
     schedule = config["schedule"]
+    penalty = backend.deserialize(config["penalty"])
+    if not isinstance(penalty, (Penalty, Joint)):
+        raise ValueError(
+            "The config of a penalty over a model must have a penalty or a tfreg.Joint as its "
+            f"'penalty'. Received: {penalty!r} in {config!r}"
+        )
     return Term(
-        backend.deserialize(config["penalty"]),
+        penalty,
         Selection.from_config(config["weights"]),
-        None if schedule is None else backend.deserialize(schedule),
+        None if schedule is None else schedules.check_schedule(backend.deserialize(schedule)),
     )

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_non_negative, is_int
+from tfreg.checks import check_config, check_non_negative, is_int
 
 
 def check_schedule(schedule):
@@ -94,7 +94,7 @@ class CubicRamp:
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        return cls(**check_config("CubicRamp", config, ("begin", "end"), ("start", "peak")))
 
     def __repr__(self):
         return (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tfreg import backend, layers
+from tfreg.checks import check_config, is_int
 
 
 class Weight(NamedTuple):
@@ -174,9 +175,18 @@ class Selection:
 
     @classmethod
     def from_config(cls, config):
-        if not isinstance(config, list):
-            return cls(config)
-        return cls([entry if isinstance(entry, str) else _place_from(entry) for entry in config])
+        if config is None:
+            return cls(None)
+        if isinstance(config, str):
+            return cls(_checked_pattern(config))
+        if isinstance(config, list) and config:
+            return cls(
+                [entry if isinstance(entry, str) else _place_from(entry) for entry in config]
+            )
+        raise ValueError(
+            "The config of the weights of a penalty must be null, a string or a non-empty list. "
+            f"Received: {config!r}"
+        )
 
 
 _GONE = (
@@ -186,9 +196,20 @@ _GONE = (
 
 
 def _place_from(config):
-    shape = config.get("shape")
-    [kind] = set(config) - {"shape"}
-    return Place(kind, tuple(config[kind]), None if shape is None else tuple(shape))
+    for kind, optional in (("weight", ("shape",)), ("layer", ())):
+        if isinstance(config, dict) and kind in config:
+            check_config(f"a {kind}'s place", config, (kind,), optional)
+            if all(map(_are_counts, config.values())):
+                shape = tuple(config["shape"]) if "shape" in config else None
+                return Place(kind, tuple(config[kind]), shape)
+    raise ValueError(
+        "The config of the weights of a penalty must list names, paths, and the places of layers "
+        f"and weights. Received: {config!r}"
+    )
+
+
+def _are_counts(values):
+    return isinstance(values, (list, tuple)) and all(is_int(i) and i >= 0 for i in values)
 
 
 def _checked_pattern(pattern):
@@ -251,7 +272,10 @@ def _listed(contents, entry):
         entry = Place("layer", named[0])
     if entry.kind == "weight":
         return [_weight_at(contents, entry)]
-    [layer] = [layer for place, _, layer in contents.layers if place == entry.indices]
+    at_place = [layer for place, _, layer in contents.layers if place == entry.indices]
+    if not at_place:
+        raise ValueError(_GONE.format(name=contents.name))
+    [layer] = at_place
     inside = {id(sublayer) for _, _, sublayer in walk(layer)}
     kernels = [weight for weight in contents.kernels if id(weight.layer) in inside]
     paths = [weight.path for weight in contents.weights if id(weight.layer) in inside]

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfreg import backend, kernels
+from tfreg.checks import check_config
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, register
 
@@ -90,13 +91,13 @@ class Sum(Penalty):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("penalties"), (list, tuple)):
-            config["penalties"] = [
+        members = check_config("Sum", config, ("penalties",))["penalties"]
+        if isinstance(members, (list, tuple)):
+            members = [
                 backend.deserialize(entry) if isinstance(entry, dict) else entry
-                for entry in config["penalties"]
+                for entry in members
             ]
-        return super().from_config(config)
+        return cls(members)
 
 
 @backend.register
@@ -176,7 +177,7 @@ class Joint:
 
     @classmethod
     def from_config(cls, config):
-        return cls(backend.deserialize(config["penalty"]))
+        return cls(backend.deserialize(check_config("Joint", config, ("penalty",))["penalty"]))
 
     def __repr__(self):
         return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"

@@ -1,0 +1,279 @@
+"""Misuse at random: what is asked for is what there is, or one of the documented errors."""
+
+import copy
+import functools
+import json
+
+import keras
+import model_cases as models
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+import tf_keras
+from cases import CASES, value_and_gradient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tfreg
+
+FACTORS = [0.0, 0.1, 2]
+AXES = [None, 0, -1, 1, (0, 1), [0, 2], (-1, 3), "output", "input", "shape", "all"]
+SIZES = [None, 1, 3, (2, 3), [2, None]]
+BOOLS = [True, False]
+PARAMETERS = {
+    tfreg.TotalVariation: {"axis": AXES, "order": [1, 2, 3], "isotropic": BOOLS},
+    tfreg.BoxPenalty: {"lower": [-1.0, 0, None], "upper": [0.0, 0.5, None]},
+    tfreg.GroupLasso: {"axis": AXES, "group_size": SIZES, "size_weighted": BOOLS},
+    tfreg.SparseGroupLasso: {
+        "l1_ratio": [0.0, 0.3, 1],
+        "axis": AXES,
+        "group_size": SIZES,
+        "size_weighted": BOOLS,
+    },
+    functools.partial(tfreg.Prior, "Normal"): {"loc": [0.0, 0.5], "scale": [0.5, 2.0]},
+}
+ORACLES = dict(
+    zip(
+        PARAMETERS,
+        [
+            oracles.total_variation,
+            oracles.box,
+            oracles.group_lasso,
+            oracles.sparse_group_lasso,
+            functools.partial(oracles.negative_log_density, log_density=oracles.log_normal),
+        ],
+    )
+)
+DEFAULTS = dict(
+    zip(
+        PARAMETERS,
+        [
+            {},
+            {"lower": -1.0, "upper": 1.0},
+            {"axis": "output"},
+            {"l1_ratio": 0.5, "axis": "output"},
+            {},
+        ],
+    )
+)
+JSON_JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 20),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from([[], {}, [0, 0], [[0]], "output", "head", [None], {"a": 1}, 10**400, 1e308]),
+)
+JUNK = JSON_JUNK | st.sampled_from(
+    [(), 1j, b"x", np.float32(0.5), np.int64(1), np.nan, object, print, (1, 2), (0.5,), {0}]
+)
+
+
+@st.composite
+def arguments_of(draw, parameters):
+    """Arguments most of which are good."""
+    chosen = {}
+    for name, good in {"factor": FACTORS, **parameters}.items():
+        kind = draw(st.sampled_from(["none", "good", "good", "good", "good", "good", "junk"]))
+        if kind != "none" or name in ("loc", "scale") or name == "factor":
+            chosen[name] = draw(JUNK if kind == "junk" else st.sampled_from(good))
+    if draw(st.integers(0, 30)) == 0:
+        chosen["axes"] = 0
+    return chosen
+
+
+@st.composite
+def weights(draw):
+    """Of 0 to 6 axes with 0 to 17 entries each, in any dtype, with what a diverged run leaves."""
+    shape: list[int] = []
+    for _ in range(draw(st.integers(0, 6))):
+        most = max(1, 500 // max(1, int(np.prod(shape))))
+        shape.append(draw(st.integers(0, min(17, most))))
+    dtype = draw(st.sampled_from(["float32"] * 4 + list(DTYPES)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    w = rng.normal(size=shape) * draw(st.sampled_from([1.0, 1e-5, 1e-42, 1e4]))
+    bad = draw(st.sampled_from([None, None, None, np.nan, np.inf, -np.inf]))
+    if bad is not None and w.size > 0:
+        w = np.where(rng.uniform(size=shape) < 0.1, bad, w)
+    if dtype == "string":
+        return tf.fill(shape, "w")
+    with np.errstate(invalid="ignore"):
+        return tf.cast(tf.constant(w, tf.float64), dtype)
+
+
+FLOATS = ["float16", "bfloat16", "float32", "float64"]
+DTYPES = [*FLOATS, "int32", "bool", "complex64", "string"]
+
+
+def assert_documented(error):
+    assert "Received" in str(error), repr(error)
+
+
+def fits(rank, axis):
+    """Whether a weight of that rank has the axes, each of which is there once."""
+    if axis is None or isinstance(axis, str):
+        return True
+    axes = [axis] if not isinstance(axis, (tuple, list)) else axis
+    return all(-rank <= a < rank for a in axes) and len({a % rank for a in axes}) == len(axes)
+
+
+def broadcast(arrays, shape):
+    """Whether the arrays together broadcast to that shape."""
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays), shape) == tuple(shape)
+    except ValueError:
+        return False
+
+
+def check_arguments_and_a_weight(data):
+    make = data.draw(st.sampled_from(list(PARAMETERS)), "penalty")
+    arguments = data.draw(arguments_of(PARAMETERS[make]), "arguments")
+    weight = data.draw(weights(), "weight")
+    try:
+        penalty = make(**arguments)
+    except (TypeError, ValueError) as error:
+        if "axes" not in arguments:
+            assert_documented(error)
+        return
+    asked = {**DEFAULTS[make], **arguments}
+    given_config = penalty.get_config()
+    assert {name: plain(value) for name, value in arguments.items()}.items() <= given_config.items()
+    right = weight.dtype.name in FLOATS and weight.shape.rank > 0
+    right = right and fits(weight.shape.rank, asked.get("axis"))
+    parameters = [np.asarray(asked[name]) for name in ("loc", "scale") if name in asked]
+    right = right and broadcast(parameters, tuple(weight.shape))
+    try:
+        value, gradient = value_and_gradient(penalty, weight)
+    except (TypeError, ValueError) as error:
+        assert_documented(error)
+        assert not right, error
+        return
+    assert right
+    assert_right(make, penalty, asked, weight, value, gradient)
+
+
+def assert_right(make, penalty, asked, weight, value, gradient):
+    accumulation = np.float64 if weight.dtype == tf.float64 else np.float32
+    exact = 0.0
+    asked.pop("factor")
+    with np.errstate(over="ignore", invalid="ignore"):
+        if tf.size(weight) > 0:
+            asked = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
+            exact = ORACLES[make](tf.cast(weight, accumulation).numpy(), **asked)
+        expected = accumulation(penalty.factor) * accumulation(exact)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-35)
+    assert gradient.shape == weight.shape and gradient.dtype == weight.dtype
+    if np.isfinite(tf.cast(weight, tf.float64)).all():
+        assert np.isfinite(tf.cast(gradient, tf.float64)).all()
+
+
+def plain(value):
+    """`value` as JSON would give it back."""
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def mutated(draw, config):
+    """A copy of `config`, of JSON's types, with an entry at any depth changed, gone or new."""
+    config = json.loads(json.dumps(config))
+    places = []
+
+    def visit(node):
+        if isinstance(node, (dict, list)):
+            places.append(node)
+            for child in node.values() if isinstance(node, dict) else node:
+                visit(child)
+
+    visit(config)
+    node = draw(st.sampled_from(range(len(places))))
+    node = places[node]
+    change = draw(st.sampled_from(["change", "change", "change", "drop", "add"]))
+    keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+    if change == "add" or not keys:
+        if isinstance(node, dict):
+            node[draw(st.text(max_size=3))] = draw(JSON_JUNK)
+        else:
+            node.append(draw(JSON_JUNK))
+        return config
+    key = draw(st.sampled_from(keys))
+    if change == "drop":
+        del node[key]
+    else:
+        node[key] = draw(JSON_JUNK)
+    return config
+
+
+def includes(whole, part):
+    """Whether what `part` says is also in `whole`, a config of which it may leave out defaults."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        keys = set(part)
+        if "class_name" in whole:
+            # What Keras writes about an object: one name is enough, and more goes unread.
+            names = ("class_name", "registered_name")
+            if not any(part.get(name) == whole[name] for name in names):
+                return False
+            keys = {"config"}
+        elif isinstance(part.get("weights", []), (str, type(None))):
+            keys.remove("weights")  # they are asked for, and then saved by their places
+        return all(key in whole and includes(whole[key], part.get(key)) for key in keys)
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(whole) == len(part) and all(map(includes, whole, part))
+    if isinstance(part, bool) or isinstance(whole, bool):
+        return part is whole
+    return part == whole
+
+
+def check_a_penaltys_config(data):
+    penalty = data.draw(st.sampled_from([case.penalty for case in CASES]), "penalty")
+    config = mutated(data.draw, penalty.get_config())
+    data.draw(st.just(config), "config")
+    try:
+        again = type(penalty).from_config(copy.deepcopy(config))
+    except (TypeError, ValueError):
+        return
+    assert includes(json.loads(json.dumps(again.get_config())), config)
+
+
+def check_a_models_config(data):
+    api = data.draw(st.sampled_from([keras, tf_keras]), "api")
+    config = saved_config(api)
+    config["tfreg"]["penalties"] = mutated(data.draw, config["tfreg"]["penalties"])
+    asked = copy.deepcopy(config["tfreg"]["penalties"])
+    data.draw(st.just(asked), "penalties")
+    try:
+        again = type(penalized(api)).from_config(config)
+        actual = json.loads(json.dumps(again.get_config()["tfreg"]["penalties"]))
+    except (TypeError, ValueError):
+        return
+    assert includes(actual, asked)
+
+
+@functools.cache
+def penalized(api):
+    return models.add_penalties(models.sequential(api))
+
+
+def saved_config(api):
+    return json.loads(json.dumps(penalized(api).get_config()))
+
+
+CHECKS = [check_arguments_and_a_weight, check_a_penaltys_config, check_a_models_config]
+SUPPRESSED = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_misuse_is_an_error(check):
+    examples(check, 200)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("check", CHECKS)
+def test_much_misuse_is_an_error(check):
+    examples(check, 20_000)
+
+
+def examples(check, number):
+    settings(max_examples=number, suppress_health_check=SUPPRESSED)(given(st.data())(check))()

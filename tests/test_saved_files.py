@@ -1,0 +1,45 @@
+"""Files of earlier releases give the models that they gave then."""
+
+import json
+
+import numpy as np
+import pytest
+import saved_files
+
+RELEASES = sorted(path.name for path in saved_files.DATA.iterdir())
+
+
+def test_there_are_files_of_a_release_for_each_keras():
+    assert RELEASES
+    for release in RELEASES:
+        names = {path.name for path in (saved_files.DATA / release).iterdir()}
+        assert names == {*saved_files.FILES, "expected.json"}
+
+
+@pytest.mark.parametrize("name", saved_files.FILES)
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_file_loads_trains_and_is_saved_again(release, name, tmp_path):
+    api, _ = saved_files.FILES[name]
+    folder = saved_files.DATA / release
+    expected = json.loads((folder / "expected.json").read_text())[name]
+    model = api.models.load_model(folder / name)
+    assert_same(saved_files.summary(model), expected)
+    if name.endswith(".keras"):
+        assert model.optimizer.iterations.numpy() == 3
+        model.save(tmp_path / name)
+        again = api.models.load_model(tmp_path / name)
+        assert_same(saved_files.summary(again), expected)
+        loss = again.fit(saved_files.INPUTS, saved_files.INPUTS, verbose=0).history["loss"]
+        assert np.isfinite(loss).all() and again.optimizer.iterations.numpy() == 4
+
+
+def assert_same(actual, expected):
+    assert actual["penalties"] == expected["penalties"]
+    np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=1e-5)
+    np.testing.assert_allclose(actual["outputs"], expected["outputs"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_files_can_be_written_anew(tmp_path):
+    folder = tmp_path / "release"
+    saved_files.write(folder)
+    assert {path.name for path in folder.iterdir()} == {*saved_files.FILES, "expected.json"}

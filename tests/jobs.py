@@ -23,7 +23,7 @@ def dataset():
 
 def end_at(step, optimizer):
     """Ends this process as the machine would, if that many steps are done."""
-    if step is not None and int(optimizer.iterations) == step:
+    if step is not None and int(tf.convert_to_tensor(optimizer.iterations)) == step:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -65,7 +65,7 @@ def multi_worker_loop(api_name, epochs, backup=None, killed_at=None):
         latest = tf.train.latest_checkpoint(f"{backup}/0")
         if latest is not None:
             checkpoint.restore(latest).assert_existing_objects_matched()
-            first = int(model.optimizer.iterations) // cases.BATCHES
+            first = int(tf.convert_to_tensor(model.optimizer.iterations)) // cases.BATCHES
     losses = []
     for epoch in range(first, epochs):
         of_epoch = []

@@ -277,3 +277,39 @@ def test_much_misuse_is_an_error(check):
 
 def examples(check, number):
     settings(max_examples=number, suppress_health_check=SUPPRESSED)(given(st.data())(check))()
+
+
+RAN: list = []
+
+
+def noted(weights):
+    RAN.append(weights)
+    return tf.constant(0.0)
+
+
+def with_functions(config):
+    """The config of a model with a joint penalty on a schedule, each in turn one of `FUNCTIONS`."""
+    for path in (["penalty", "config", "penalty"], ["schedule"]):
+        for function in FUNCTIONS:
+            changed = copy.deepcopy(config)
+            node = changed["tfreg"]["penalties"][1]
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = function
+            yield changed
+
+
+LAMBDA = keras.saving.serialize_keras_object(lambda *args: RAN.append(args) or tf.constant(1.0))
+FUNCTIONS = [
+    LAMBDA,
+    {"class_name": "function", "config": "noted", "module": __name__, "registered_name": "noted"},
+    {"class_name": "function", "config": "system", "module": "os", "registered_name": "function"},
+    {"class_name": "noted", "config": {}, "module": __name__, "registered_name": None},
+]
+
+
+def test_a_file_that_names_code_is_refused(api):
+    for changed in with_functions(saved_config(api)):
+        with pytest.raises((TypeError, ValueError)):
+            type(penalized(api)).from_config(changed)
+    assert RAN == []

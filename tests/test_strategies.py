@@ -209,7 +209,7 @@ def test_parameter_servers_train_as_one_process_does(job, api_name, shards, tmp_
 
 def without_numbers(attached):
     """Keras numbers the layers of a process."""
-    return json.loads(re.sub(r"(dense)(_\\d+)?/", r"\\1/", json.dumps(attached)))
+    return json.loads(re.sub(r"dense(_\d+)?/", "dense/", json.dumps(attached)))
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def without_numbers(attached):
     "job, shards, error",
     [
         ("parameter_server_fit", None, "create_per_worker_dataset"),
-        ("parameter_server_loop", 2, "'ShardedVariable' object has no attribute 'handle'"),
+        ("parameter_server_loop", 2, "ShardedVariable.* object has no attribute"),
     ],
 )
 def test_what_keras_3_cannot_do_on_parameter_servers(job, shards, error, penalized, tmp_path):
@@ -232,5 +232,6 @@ def test_neither_keras_has_xla_compile_the_step_of_several_devices(api, penalize
     build = cases.penalized_in_every_way if penalized else cases.sequential
     with cases.mirrored(2).scope():
         model = cases.compiled(build(api), api, jit_compile=True)
-    with pytest.raises((RuntimeError, tf.errors.OpError), match=JIT_ERROR):
+    errors = (RuntimeError, tf.errors.InvalidArgumentError)
+    with pytest.raises(errors, match="merge_call|located in device"):
         cases.fit(model)

@@ -134,6 +134,23 @@ def test_the_losses_of_the_models_are_those_of_their_kernels(benchmark, api, nam
         assert bool(model.losses) == (variant != models.NONE)
 
 
+def test_bench_embedding_tells_what_each_way_costs(benchmark, api, tmp_path, capsys):
+    out = tmp_path / "embedding.json"
+    options = ["--rows", "50", "--repeats", "1", "--keras", api.__name__, "--out", str(out)]
+    benchmark("bench_embedding").main(options)
+    runs = [list(run) for run in benchmark("bench_embedding").RUNS]
+    assert [row[:2] for row in rows(capsys.readouterr().out)] == runs
+    measurements = json.loads(out.read_text())["measurements"]
+    assert [[m["penalty"], m["on"]] for m in measurements] == runs
+
+
+def test_bench_embedding_stops_at_wrong_losses(benchmark, monkeypatch):
+    embedding = benchmark("bench_embedding")
+    monkeypatch.setitem(embedding.REFERENCES, "BoxPenalty", lambda w: 1.0)
+    with pytest.raises(SystemExit, match="BoxPenalty on the table"):
+        embedding.main(["--rows", "50", "--penalty", "Box"])
+
+
 def test_bench_fit_stops_at_wrong_losses(benchmark, monkeypatch):
     models = benchmark("models")
     doubled = functools.partial(models.penalized, factor=2 * models.FACTOR)

@@ -256,37 +256,6 @@ def test_a_config_without_our_key_is_the_plain_models(api):
     assert type(plain) is api.Sequential and plain.losses == []
 
 
-EXPORTED = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-
-x = tf.constant(np.random.default_rng(0).normal(size=(4, 6)), tf.float32)
-exported = tf.saved_model.load(sys.argv[1])
-print(json.dumps(exported.serve(x).numpy().tolist()))
-"""
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:tensorflow.lite")
-@pytest.mark.parametrize("kind", cases.BUILT, ids=lambda kind: kind.__name__)
-def test_export_holds_no_penalty(api, kind, tmp_path, run_fresh):
-    tensors = []
-    for name, model in {"plain": kind(api), "penalized": cases.add_penalties(kind(api))}.items():
-        cases.set_initial_weights(model)
-        model.export(str(tmp_path / name))
-        graph = (tmp_path / name / "saved_model.pb").read_bytes()
-        assert b"group_lasso" not in graph and b"group_norms" not in graph
-        converted = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-        interpreter = tf.lite.Interpreter(model_content=converted)
-        details = interpreter.get_tensor_details()
-        tensors.append(sorted(tuple(tensor["shape"]) for tensor in details))
-    assert tensors[0] == tensors[1] != []
-    x = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
-    served = run_fresh(EXPORTED, tmp_path / "penalized")
-    a, b, c = cases.initial_weights()
-    np.testing.assert_allclose(served, x @ a @ b @ c, rtol=1e-4, atol=1e-5)
-
-
 def test_a_place_that_is_gone_is_an_error(api):
     model = api.Sequential([api.Input((6,)), api.layers.Dense(5), api.layers.Dense(4)])
     tfreg.add_penalty(model, PER_WEIGHT)

@@ -16,6 +16,7 @@ from cases import CASES, JOINT_CASES
 
 import tfreg
 
+
 @functools.cache
 def holder_class(api):
     class Holder(api.layers.Layer):
@@ -81,6 +82,15 @@ def assert_trained_alike(result, expected, tolerance=1e-5):
     np.testing.assert_allclose(result[0], expected[0], rtol=tolerance)
     for actual, weight in zip(result[1], expected[1], strict=True):
         np.testing.assert_allclose(actual, weight, rtol=tolerance, atol=tolerance)
+
+
+def test_one_device_by_name_trains_as_numpy_does(api):
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        model = cases.compiled(cases.penalized_in_every_way(api), api)
+        cases.set_initial_weights(model)
+    losses, weights = cases.train(epochs=2)
+    np.testing.assert_allclose(cases.fit(model, epochs=2), losses, rtol=1e-5)
+    cases.assert_trained(model, weights)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Every penalty on the weights of Keras's layers: eager, graph and XLA train alike."""
 
 import copy
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from cases import CASES
 from model_cases import mirrored
 
 import tfreg
+from tfreg import kernels
 
 # Of several families at once, so that one model per layer shows them all.
 PENALTY = (
@@ -215,6 +217,27 @@ def test_large_weights_train_alike_in_every_mode(api):
         model, x, y = wide(api)
         results.append(train(model, api, x, y, mode))
     assert_alike(results)
+
+
+def test_without_xla_everything_trains_with_one_warning(api, monkeypatch):
+    with_xla, x, y = wide(api)
+    train(with_xla, api, x, y, "graph")
+    monkeypatch.setattr(kernels, "_xla_compiles_on", lambda device_name: False)
+    kernels._xla_available.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            without, x, y = wide(api)
+            tfreg.add_penalty(without, tfreg.BoxPenalty(0.0))
+            train(without, api, x, y, "graph")
+            large = tf.ones([kernels.XLA_MIN_ELEMENTS // 64, 64])
+            shrunk = tfreg.GroupLasso(size_weighted=False).prox(large, 1.0)
+    finally:
+        kernels._xla_available.cache_clear()
+    np.testing.assert_allclose(shrunk, 1.0 - 0.01 / np.sqrt(large.shape[0]), rtol=1e-6)
+    assert len([w for w in caught if "XLA has no compiler" in str(w.message)]) == 1
+    for actual, expected in zip(without.trainable_weights, with_xla.trainable_weights):
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_strategy_of_two_devices_gives_the_weights_of_one(api):

@@ -3,7 +3,6 @@
 import re
 
 import cases
-import keras
 import model_cases
 import numpy as np
 import pytest
@@ -101,7 +100,7 @@ def test_xla_compiles_a_whole_step(api, strategy):
         np.testing.assert_allclose(actual.numpy(), weight, rtol=1e-4, atol=1e-5)
 
 
-def test_what_leaves_the_device_would_be_found(api):
+def test_what_leaves_the_device_would_be_found():
     @tf.function(jit_compile=True)
     def dynamic(x):
         return tf.reduce_sum(tf.boolean_mask(x, x > 0))

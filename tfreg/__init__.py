@@ -19,7 +19,7 @@ from tfreg.penalties import (
     get,
 )
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "BoxPenalty",

@@ -34,7 +34,7 @@ def check_bool(name, value):
 
 
 def check_config(what, config, keys, optional=()):
-    """Raises a ValueError unless `config` is a dict with these keys, and no others but `optional`."""
+    """`config` if it is a dict with these keys and no others but `optional` ones."""
     if not isinstance(config, dict) or not set(keys) <= set(config) <= {*keys, *optional}:
         raise ValueError(
             f"The config of {what} must be a dict with the keys {[*keys]}"

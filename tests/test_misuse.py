@@ -3,6 +3,8 @@
 import copy
 import functools
 import json
+import os
+import sys
 
 import keras
 import model_cases as models
@@ -260,7 +262,12 @@ def saved_config(api):
 
 
 CHECKS = [check_arguments_and_a_weight, check_a_penaltys_config, check_a_models_config]
-SUPPRESSED = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+
+
+def examples(check, number, seeded=lambda test: test):
+    suppressed = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    limits = settings(max_examples=number, suppress_health_check=suppressed, deadline=None)
+    seeded(limits(given(st.data())(check)))()
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -268,15 +275,40 @@ def test_misuse_is_an_error(check):
     examples(check, 200)
 
 
+BLOCK = """
+import sys
+import hypothesis
+import test_misuse
+
+check, block = sys.argv[1:]
+settings = hypothesis.settings(derandomize=False, database=None)
+hypothesis.settings.register_profile("block", settings)
+hypothesis.settings.load_profile("block")
+seeded = hypothesis.seed(int(block))
+test_misuse.examples(getattr(test_misuse, check), 2000, seeded)
+print("null")
+"""
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("block", range(10))
 @pytest.mark.parametrize("check", CHECKS)
-def test_much_misuse_is_an_error(check):
-    examples(check, 20_000)
+def test_much_misuse_is_an_error(check, block, run_fresh):
+    # A process of their own, as the traces of thousands of penalties and weights fill the memory.
+    tests = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    run_fresh(BLOCK, check.__name__, block, env=tests, timeout=1700)
 
 
-def examples(check, number):
-    settings(max_examples=number, suppress_health_check=SUPPRESSED)(given(st.data())(check))()
+@pytest.mark.parametrize("config", [None, "", [], False, 0, "axis"])
+def test_a_config_of_no_arguments_is_not_that_of_the_default_ones(api, config):
+    joint = saved_config(api)
+    joint["tfreg"]["penalties"][1]["penalty"]["config"]["penalty"]["config"] = config
+    with pytest.raises(ValueError, match="config"):
+        type(penalized(api)).from_config(joint)
+    penalty = {"module": None, "class_name": "BoxPenalty", "registered_name": "tfreg>BoxPenalty"}
+    with pytest.raises(ValueError, match="config"):
+        tfreg.get({"class_name": "Sum", "config": {"penalties": [{**penalty, "config": config}]}})
 
 
 RAN: list = []

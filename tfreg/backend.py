@@ -134,14 +134,15 @@ def deserialize(config):
     Raises:
         TypeError, ValueError: if it made it of nothing.
     """
-    is_config = isinstance(config, dict) and isinstance(config.get("class_name"), str)
-    # Keras would take the default arguments for the lack of a config.
-    if not is_config or not isinstance(config.get("config"), (dict, str)):
+    is_function = isinstance(config, dict) and config.get("class_name") == "function"
+    is_named = isinstance(config, dict) and isinstance(config.get("class_name"), str)
+    # Keras would take the default arguments where there is no config.
+    if not is_named or not isinstance(config.get("config"), str if is_function else dict):
         raise ValueError(
             "The config of an object must be a dict with a string as its 'class_name' and a dict, "
             f"or of a function its name, as its 'config'. Received: {config!r}"
         )
-    if config["class_name"] == "function":
+    if is_function:
         name = config["config"]
         for api in (keras, tf_keras):
             function = api.saving.get_registered_object(name)

@@ -1,6 +1,7 @@
 """Clusters of processes on loopback, none of which outlives its test."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -14,14 +15,24 @@ TESTS = pathlib.Path(__file__).parent
 
 def loopback(**tasks):
     """A cluster with that many tasks of each kind, on ports that are free."""
-    with contextlib.ExitStack() as stack:
-        # All are taken before any is given back, so that no two are the same.
-        def free_address():
-            taken = stack.enter_context(socket.socket())
-            taken.bind(("127.0.0.1", 0))
-            return f"127.0.0.1:{taken.getsockname()[1]}"
+    return {kind: [_free_address() for _ in range(number)] for kind, number in tasks.items()}
 
-        return {kind: [free_address() for _ in range(number)] for kind, number in tasks.items()}
+
+def _free_address():
+    # Below the ports that a system gives to whoever asks for any, and another range for each
+    # process that runs tests: nothing takes them before the tasks do.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = 12000 + 1000 * worker + next(_count) % 1000
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return f"127.0.0.1:{port}"
+
+
+_count = itertools.count(os.getpid())
 
 
 class Process:
@@ -58,15 +69,11 @@ def running(*processes):
 
 
 def wait_for(processes, timeout):
-    """Waits until all have ended or one has failed."""
+    """Waits until all have ended; the first one that fails is an AssertionError."""
     deadline = time.monotonic() + timeout
-    while any(process.popen.poll() is None for process in processes):
-        if any(process.popen.returncode for process in processes):
-            return
+    while any(code is None for code in [process.popen.poll() for process in processes]):
+        for process in processes:
+            if process.popen.returncode:
+                process.result()
         assert time.monotonic() < deadline, [p.errors.read_text()[-3000:] for p in processes]
         time.sleep(0.1)
-
-
-def wait_for_failure(process, timeout):
-    process.popen.wait(timeout)
-    assert process.popen.returncode != 0

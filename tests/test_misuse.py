@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import os
+import re
 import sys
 
 import keras
@@ -109,7 +110,8 @@ DTYPES = [*FLOATS, "int32", "bool", "complex64", "string"]
 
 
 def assert_documented(error):
-    assert "Received" in str(error), repr(error)
+    known = "Received|its layers are not what they were|Could not locate class"
+    assert re.search(known, str(error)), repr(error)
 
 
 def fits(rank, axis):
@@ -166,7 +168,8 @@ def assert_right(make, penalty, asked, weight, value, gradient):
         expected = accumulation(penalty.factor) * accumulation(exact)
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-35)
     assert gradient.shape == weight.shape and gradient.dtype == weight.dtype
-    if np.isfinite(tf.cast(weight, tf.float64)).all():
+    # A multiple of the strength is infinite if that is about the largest number there is.
+    if np.isfinite(tf.cast(weight, tf.float64)).all() and penalty.factor < 1e30:
         assert np.isfinite(tf.cast(gradient, tf.float64)).all()
 
 
@@ -233,7 +236,8 @@ def check_a_penaltys_config(data):
     data.draw(st.just(config), "config")
     try:
         again = type(penalty).from_config(copy.deepcopy(config))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        assert_documented(error)
         return
     assert includes(json.loads(json.dumps(again.get_config())), config)
 
@@ -241,15 +245,18 @@ def check_a_penaltys_config(data):
 def check_a_models_config(data):
     api = data.draw(st.sampled_from([keras, tf_keras]), "api")
     config = saved_config(api)
-    config["tfreg"]["penalties"] = mutated(data.draw, config["tfreg"]["penalties"])
-    asked = copy.deepcopy(config["tfreg"]["penalties"])
+    model = config["tfreg"].pop("model")
+    config["tfreg"] = mutated(data.draw, config["tfreg"])
+    asked = copy.deepcopy(config["tfreg"])
     data.draw(st.just(asked), "penalties")
+    config["tfreg"]["model"] = model
     try:
         again = type(penalized(api)).from_config(config)
-        actual = json.loads(json.dumps(again.get_config()["tfreg"]["penalties"]))
-    except (TypeError, ValueError):
+        actual = json.loads(json.dumps(again.get_config()["tfreg"]))
+    except (TypeError, ValueError) as error:
+        assert_documented(error)
         return
-    assert includes(actual, asked)
+    assert includes(actual["penalties"], asked["penalties"])
 
 
 @functools.cache
@@ -338,6 +345,7 @@ FUNCTIONS = [
     {"class_name": "function", "config": "system", "module": "os", "registered_name": "function"},
     {"class_name": "noted", "config": {}, "module": __name__, "registered_name": None},
 ]
+FUNCTIONS += [{**function, "keras": "tf_keras"} for function in FUNCTIONS]
 
 
 def test_a_file_that_names_code_is_refused(api):

@@ -4,12 +4,14 @@ import copy
 import json
 import pathlib
 import pickle
+import sys
 
 import keras
 import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -268,3 +270,69 @@ def test_a_place_that_is_gone_is_an_error(api):
             model.losses
     tfreg.remove_penalties(model)
     assert len(tfreg.add_penalty(model, PER_WEIGHT).losses) == 1
+
+
+def test_what_a_subclass_adds_to_a_config_is_kept():
+    @keras.saving.register_keras_serializable("tests")
+    class NotedSum(tfreg.Sum):
+        def __init__(self, penalties, note=""):
+            super().__init__(penalties)
+            self.note = note
+
+        def get_config(self):
+            return {**super().get_config(), "note": self.note}
+
+    @keras.saving.register_keras_serializable("tests")
+    class NotedRamp(tfreg.schedules.CubicRamp):
+        def __init__(self, note="", **kwargs):
+            super().__init__(**kwargs)
+            self.note = note
+
+        def get_config(self):
+            return {**super().get_config(), "note": self.note}
+
+    for noted in [
+        NotedSum([tfreg.GroupLasso(0.1)], note="a"),
+        NotedRamp(note="b", begin=0, end=3),
+    ]:
+        config = keras.saving.serialize_keras_object(noted)
+        again = keras.saving.deserialize_keras_object(config)
+        assert again.get_config() == noted.get_config()
+
+
+def test_a_schedule_may_be_known_to_the_loader_alone(tmp_path):
+    class Halving(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5 ** tf.cast(step, tf.float32)
+
+        def get_config(self):
+            return {}
+
+    registered = keras.saving.register_keras_serializable("tests")(Halving)
+    model = tfreg.add_penalty(cases.sequential(keras), PER_WEIGHT, schedule=registered())
+    model.save(tmp_path / "model.keras")
+    del keras.saving.get_custom_objects()["tests>Halving"]
+    registration = sys.modules[keras.saving.get_registered_name.__module__]
+    del registration.GLOBAL_CUSTOM_NAMES[Halving]
+    again = keras.models.load_model(
+        tmp_path / "model.keras", custom_objects={"tests>Halving": Halving}
+    )
+    assert type(tfreg.get_penalties(again)[0].schedule) is Halving
+
+
+def test_a_weight_of_unknown_length_is_remembered_by_its_place():
+    class Layer(tf_keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.w = tf.Variable(tf.ones([3, 4]), shape=[None, 4])
+
+        def call(self, x):
+            return x
+
+    model = tf_keras.Sequential([tf_keras.Input((2,)), Layer()])
+    tfreg.add_penalty(model, PER_WEIGHT, [model.layers[0].w])
+    config = model.get_config()
+    assert config["tfreg"]["penalties"][0]["weights"] == [{"weight": [0, 0], "shape": [None, 4]}]
+    with tf_keras.saving.custom_object_scope({"Layer": Layer}):
+        again = type(model).from_config(config)
+    assert len(again.losses) == 1

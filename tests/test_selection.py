@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
 import tfreg
 
@@ -215,3 +217,41 @@ def test_joint_ties_the_weights_of_a_head(api):
         entries = [*projections, kernels["attention_output/kernel"][head]]
         expected += np.linalg.norm(np.concatenate([entry.ravel() for entry in entries]))
     np.testing.assert_allclose(float(model.losses[0]), expected, rtol=1e-5)
+
+
+def halves(next_creator, **kwargs):
+    """As a ParameterServerStrategy with a partitioner makes variables."""
+    if not callable(kwargs["initial_value"]):  # a counter of tf_keras's own
+        return next_creator(**kwargs)
+    initial, name = kwargs["initial_value"](), kwargs["name"]
+    parts = [
+        next_creator(
+            **{**kwargs, "initial_value": part, "shape": part.shape, "name": f"{name}/part_{i}"}
+        )
+        for i, part in enumerate(tf.split(initial, 2))
+    ]
+    return tf.__internal__.distribute.ShardedVariable(parts, name=name)
+
+
+def test_shards_are_selected_as_their_weight():
+    with tf.variable_creator_scope(halves):
+        model = tf_keras.Sequential(
+            [
+                tf_keras.Input((4,)),
+                tf_keras.layers.Dense(6, kernel_regularizer=tfreg.GroupLasso(0.5)),
+                tf_keras.layers.Dense(2),
+            ]
+        )
+    kernel, other = (layer.kernel for layer in model.layers)
+    assert len(model.trainable_weights) == 8
+    ways = [None, "kernel$", [kernel, other], model.trainable_weights[:2] + [other]]
+    for weights in [*ways, lambda layer, weight: "kernel" in weight.variables[0].name]:
+        tfreg.add_penalty(model, tfreg.GroupLasso(0.5), weights)
+        [attached, *own] = tfreg.get_penalties(model)
+        assert [path.split("/")[-1] for path in attached.paths] == ["kernel", "kernel"]
+        assert [weight is kernel for weight in attached.weights] == [True, False]
+        assert len(own) == 1 and own[0].weights[0] is kernel
+        expected = [float(tfreg.GroupLasso(0.5)(tf.convert_to_tensor(w))) for w in (kernel, other)]
+        losses = [float(loss) for loss in model.losses]
+        np.testing.assert_allclose(sorted(losses), sorted([0.0, expected[0], sum(expected)]))
+        tfreg.remove_penalties(model)

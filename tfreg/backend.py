@@ -135,9 +135,8 @@ def deserialize(config):
         TypeError, ValueError: if it made it of nothing.
     """
     is_function = isinstance(config, dict) and config.get("class_name") == "function"
-    is_named = isinstance(config, dict) and isinstance(config.get("class_name"), str)
     # Keras would take the default arguments where there is no config.
-    if not is_named or not isinstance(config.get("config"), str if is_function else dict):
+    if not _is_named(config) or not isinstance(config.get("config"), str if is_function else dict):
         raise ValueError(
             "The config of an object must be a dict with a string as its 'class_name' and a dict, "
             f"or of a function its name, as its 'config'. Received: {config!r}"
@@ -152,12 +151,32 @@ def deserialize(config):
             f"A saved model names the function {name!r}. Import the module that registers it with "
             "keras.saving.register_keras_serializable before the model is loaded."
         )
-    if _KERAS_KEY in config:
-        config = {key: value for key, value in config.items() if key != _KERAS_KEY}
-        if _in_old_format_of_tf_keras():  # which looks among one kind of objects
-            return tf_keras.regularizers.deserialize(config)
-        return tf_keras.saving.deserialize_keras_object(config)
-    return keras.saving.deserialize_keras_object(config)
+    made = _deserialize_object(config)
+    # tf_keras gives any function of any module that a config says is an object.
+    if isinstance(made, type) or not hasattr(made, "get_config"):
+        raise ValueError(
+            "The config of an object must name a class that a saved model can name. "
+            f"Received: {config!r}"
+        )
+    return made
+
+
+def _is_named(config):
+    return (
+        isinstance(config, dict)
+        and isinstance(config.get("class_name"), str)
+        and isinstance(config.get("registered_name", ""), (str, type(None)))
+        and isinstance(config.get("module", ""), (str, type(None)))
+    )
+
+
+def _deserialize_object(config):
+    if _KERAS_KEY not in config:
+        return keras.saving.deserialize_keras_object(config)
+    config = {key: value for key, value in config.items() if key != _KERAS_KEY}
+    if _in_old_format_of_tf_keras():  # which looks among one kind of objects
+        return tf_keras.regularizers.deserialize(config)
+    return tf_keras.saving.deserialize_keras_object(config)
 
 
 def api_of(layer_class):

@@ -1,7 +1,11 @@
 """What an argument must be, wherever it is one."""
 
+import inspect
 import math
 import numbers
+
+
+FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 
 def is_int(value):
@@ -24,7 +28,10 @@ def check_number(name, value, expected, accept=math.isfinite):
 
 
 def check_non_negative(name, value):
-    return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
+    # Beyond float32 it would be infinite in the kernels, and NaN times 0.
+    return check_number(
+        name, value, "a finite number >= 0, in float32 too", lambda x: 0 <= x <= FLOAT32_MAX
+    )
 
 
 def check_bool(name, value):
@@ -33,12 +40,24 @@ def check_bool(name, value):
     return value
 
 
+def check_arguments(cls, config):
+    """`config` if it is a dict of arguments that `cls` takes, all that it needs among them."""
+    parameters = inspect.signature(cls).parameters.values()
+    named = [known for known in parameters if known.kind is not known.VAR_KEYWORD]
+    needed = [known.name for known in named if known.default is known.empty]
+    optional = [known.name for known in named if known.name not in needed]
+    takes_any = len(named) < len(parameters)
+    return check_config(cls.__name__, config, needed, config if takes_any else optional)
+
+
 def check_config(what, config, keys, optional=()):
     """`config` if it is a dict with these keys and no others but `optional` ones."""
-    if not isinstance(config, dict) or not set(keys) <= set(config) <= {*keys, *optional}:
+    if not isinstance(config, dict):
+        raise TypeError(f"The config of {what} must be a dict. Received: {config!r}")
+    if not set(keys) <= set(config) <= {*keys, *optional}:
+        needed = f"the keys {[*keys]}, and " if keys else ""
         raise ValueError(
-            f"The config of {what} must be a dict with the keys {[*keys]}"
-            + (f" and, optionally, {[*optional]}" if optional else "")
-            + f". Received: {config!r}"
+            f"The config of {what} must have {needed}no keys but {[*keys, *optional]}. "
+            f"Received: {config!r}"
         )
     return config

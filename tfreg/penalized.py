@@ -135,6 +135,11 @@ class PenalizedModel(_OwnClass):
         penalized = check_config(
             "a penalized model", config.pop(CONFIG_KEY, None), ("model", "penalties")
         )
+        if not isinstance(penalized["penalties"], list) or not isinstance(penalized["model"], dict):
+            raise ValueError(
+                "The config of a penalized model must have a dict as its 'model' and a list as its "
+                f"'penalties'. Received: {penalized!r}"
+            )
         known_class = getattr(cls, "_tfreg_own_class", None)
         known = {} if known_class is None else {known_class.__name__: known_class}
         model = backend.deserialize_model(
@@ -277,5 +282,5 @@ def _term_of(config):
     return Term(
         penalty,
         Selection.from_config(config["weights"]),
-        None if schedule is None else schedules.check_schedule(backend.deserialize(schedule)),
+        None if schedule is None else schedules.check_kind(backend.deserialize(schedule)),
     )

@@ -3,21 +3,24 @@
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_config, check_non_negative, is_int
+from tfreg.checks import check_arguments, check_non_negative, is_int
 
 
 def check_schedule(schedule):
     """`schedule` if it is None or a callable of the step that a saved model can name."""
-    if schedule is None:
-        return None
+    if schedule is not None and not backend.is_schedule(check_kind(schedule)):
+        backend.check_registered("schedule", schedule)
+    return schedule
+
+
+def check_kind(schedule):
+    """`schedule` if it is a callable of the step, registered or not."""
     is_other = isinstance(schedule, type) or backend.is_regularizer(schedule)
     if is_other or not callable(schedule):
         raise TypeError(
             "Argument `schedule` must be None, a LearningRateSchedule or a registered callable of "
             f"the step. Received: schedule={schedule!r}"
         )
-    if not backend.is_schedule(schedule):
-        backend.check_registered("schedule", schedule)
     return schedule
 
 
@@ -94,7 +97,7 @@ class CubicRamp:
 
     @classmethod
     def from_config(cls, config):
-        return cls(**check_config("CubicRamp", config, ("begin", "end"), ("start", "peak")))
+        return cls(**check_arguments(cls, config))
 
     def __repr__(self):
         return (

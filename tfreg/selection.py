@@ -113,7 +113,10 @@ class Selection:
             contents = Contents(model)
             # Layers of input have no weights and no place: they come with `model.layers`.
             entries = [entry for entry in weights if not backend.is_input(entry)]
-            return cls([_place_of(contents, entry) for entry in entries])
+            # The shards that tf_keras lists among a model's weights stand for their weight, once.
+            entries = [entry for entry in entries if not backend.is_later_shard(entry)]
+            whole = [backend.whole_weight(entry) for entry in entries]
+            return cls([_place_of(contents, entry) for entry in whole])
         if callable(weights) and not backend.is_layer(weights) and not backend.is_variable(weights):
             return cls(weights)
         raise TypeError(
@@ -199,17 +202,19 @@ def _place_from(config):
     for kind, optional in (("weight", ("shape",)), ("layer", ())):
         if isinstance(config, dict) and kind in config:
             check_config(f"a {kind}'s place", config, (kind,), optional)
-            if all(map(_are_counts, config.values())):
-                shape = tuple(config["shape"]) if "shape" in config else None
-                return Place(kind, tuple(config[kind]), shape)
+            indices, shape = config[kind], config.get("shape", [])
+            if _are_counts(indices) and _are_counts(shape, or_unknown=True):
+                return Place(kind, tuple(indices), tuple(shape) if "shape" in config else None)
     raise ValueError(
         "The config of the weights of a penalty must list names, paths, and the places of layers "
         f"and weights. Received: {config!r}"
     )
 
 
-def _are_counts(values):
-    return isinstance(values, (list, tuple)) and all(is_int(i) and i >= 0 for i in values)
+def _are_counts(values, or_unknown=False):
+    return isinstance(values, (list, tuple)) and all(
+        (is_int(value) and value >= 0) or (or_unknown and value is None) for value in values
+    )
 
 
 def _checked_pattern(pattern):

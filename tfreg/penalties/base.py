@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend, kernels
-from tfreg.checks import check_non_negative
+from tfreg.checks import check_arguments, check_non_negative
 from tfreg.layout import Layout
 
 _CLASSES: dict[str, type] = {}
@@ -150,16 +150,7 @@ class Penalty(backend.Regularizer):
     @classmethod
     def from_config(cls, config):
         """The penalty with the arguments `config`, what `get_config` returned."""
-        if not isinstance(config, dict):
-            raise TypeError(f"The config of {cls.__name__} must be a dict. Received: {config!r}")
-        known = inspect.signature(cls).parameters
-        unknown = sorted(set(config) - set(known), key=str)
-        if unknown and not any(known[name].kind is inspect.Parameter.VAR_KEYWORD for name in known):
-            raise ValueError(
-                f"The config of {cls.__name__} must have no keys but {list(known)}. "
-                f"Received: {unknown} in config={config!r}"
-            )
-        return cls(**config)
+        return cls(**check_arguments(cls, config))
 
     def _arguments(self):
         """The arguments that make the penalty again, by their names."""

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfreg import backend, kernels
-from tfreg.checks import check_config
+from tfreg.checks import check_arguments
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, register
 
@@ -91,13 +91,13 @@ class Sum(Penalty):
 
     @classmethod
     def from_config(cls, config):
-        members = check_config("Sum", config, ("penalties",))["penalties"]
+        members = check_arguments(cls, config)["penalties"]
         if isinstance(members, (list, tuple)):
             members = [
                 backend.deserialize(entry) if isinstance(entry, dict) else entry
                 for entry in members
             ]
-        return cls(members)
+        return cls(**{**config, "penalties": members})
 
 
 @backend.register
@@ -177,7 +177,8 @@ class Joint:
 
     @classmethod
     def from_config(cls, config):
-        return cls(backend.deserialize(check_config("Joint", config, ("penalty",))["penalty"]))
+        penalty = check_arguments(cls, config)["penalty"]
+        return cls(**{**config, "penalty": backend.deserialize(penalty)})
 
     def __repr__(self):
         return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"

@@ -245,6 +245,7 @@ def test_shards_are_selected_as_their_weight():
     kernel, other = (layer.kernel for layer in model.layers)
     assert len(model.trainable_weights) == 8
     ways = [None, "kernel$", [kernel, other], model.trainable_weights[:2] + [other]]
+    ways += [[kernel.variables[1], other.variables[0]]]
     for weights in [*ways, lambda layer, weight: "kernel" in weight.variables[0].name]:
         tfreg.add_penalty(model, tfreg.GroupLasso(0.5), weights)
         [attached, *own] = tfreg.get_penalties(model)
@@ -255,3 +256,5 @@ def test_shards_are_selected_as_their_weight():
         losses = [float(loss) for loss in model.losses]
         np.testing.assert_allclose(sorted(losses), sorted([0.0, expected[0], sum(expected)]))
         tfreg.remove_penalties(model)
+    with pytest.raises(ValueError, match="twice"):
+        tfreg.add_penalty(model, tfreg.GroupLasso(), [kernel.variables[0], kernel])

@@ -4,7 +4,6 @@ import inspect
 import math
 import numbers
 
-
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 

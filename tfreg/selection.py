@@ -113,10 +113,7 @@ class Selection:
             contents = Contents(model)
             # Layers of input have no weights and no place: they come with `model.layers`.
             entries = [entry for entry in weights if not backend.is_input(entry)]
-            # The shards that tf_keras lists among a model's weights stand for their weight, once.
-            entries = [entry for entry in entries if not backend.is_later_shard(entry)]
-            whole = [backend.whole_weight(entry) for entry in entries]
-            return cls([_place_of(contents, entry) for entry in whole])
+            return cls([_place_of(contents, entry) for entry in _without_shards(entries)])
         if callable(weights) and not backend.is_layer(weights) and not backend.is_variable(weights):
             return cls(weights)
         raise TypeError(
@@ -226,6 +223,16 @@ def _checked_pattern(pattern):
             f"of which re says: {error}"
         ) from error
     return pattern
+
+
+def _without_shards(entries):
+    """`entries` with shards, as tf_keras lists them among a model's weights, as their weight."""
+    seen = set()
+    for entry in entries:
+        whole = backend.whole_weight(entry)
+        if whole is entry or id(whole) not in seen:
+            yield whole
+        seen.add(id(whole))
 
 
 def _place_of(contents, entry):

@@ -15,7 +15,7 @@ ONES = tf.ones([4, 3])
 
 BAD_FACTORS = [-1, -1e-9, float("nan"), float("inf"), 10**400, "0.1", True, [0.1], (0.1,), None]
 BAD_FACTORS += [{}, 1j, b"1", np.array([0.1]), np.array(0.1), np.bool_(True), tf.constant(0.1)]
-BAD_FACTORS += [tf.Variable(0.1), keras.Variable(0.1)]
+BAD_FACTORS += [tf.Variable(0.1), keras.Variable(0.1), 3.5e38]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -27,10 +27,13 @@ def check_number(name, value, expected, accept=math.isfinite):
 
 
 def check_non_negative(name, value):
-    # Beyond float32 it would be infinite in the kernels, and NaN times 0.
-    return check_number(
-        name, value, "a finite number >= 0, in float32 too", lambda x: 0 <= x <= FLOAT32_MAX
-    )
+    return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
+
+
+def check_strength(name, value):
+    """As `check_non_negative`; beyond float32 it would be infinite in a kernel, and NaN times 0."""
+    expected = "a finite number >= 0, in float32 too"
+    return check_number(name, value, expected, lambda number: 0 <= number <= FLOAT32_MAX)
 
 
 def check_bool(name, value):

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_arguments, check_non_negative, is_int
+from tfreg.checks import check_arguments, check_strength, is_int
 
 
 def check_schedule(schedule):
@@ -76,8 +76,8 @@ class CubicRamp:
             raise ValueError(
                 f"Argument `end` must be above `begin`. Received: begin={begin!r}, end={end!r}"
             )
-        self.start = check_non_negative("start", start)
-        self.peak = check_non_negative("peak", peak)
+        self.start = check_strength("start", start)
+        self.peak = check_strength("peak", peak)
 
     def __call__(self, step):
         """The multiplier at `step`, an int or a scalar tensor, as a float32 tensor."""

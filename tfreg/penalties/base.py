@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend, kernels
-from tfreg.checks import check_arguments, check_non_negative
+from tfreg.checks import check_arguments, check_non_negative, check_strength
 from tfreg.layout import Layout
 
 _CLASSES: dict[str, type] = {}
@@ -31,7 +31,7 @@ class Penalty(backend.Regularizer):
     theirs; a subclass with a value of its own sets it anew.
 
     Args:
-        factor: the strength, a finite non-negative number.
+        factor: the strength, a non-negative number that is finite in float32 too.
     """
 
     _stacks = False
@@ -42,7 +42,7 @@ class Penalty(backend.Regularizer):
             cls._stacks = False
 
     def __init__(self, factor):
-        self.factor = check_non_negative("factor", factor)
+        self.factor = check_strength("factor", factor)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, weight):

@@ -119,6 +119,8 @@ def fits(rank, axis):
     if axis is None or isinstance(axis, str):
         return True
     axes = [axis] if not isinstance(axis, (tuple, list)) else axis
+    if not all(isinstance(a, int) for a in axes):  # one for each of several weights
+        return False
     return all(-rank <= a < rank for a in axes) and len({a % rank for a in axes}) == len(axes)
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import model_cases as models
@@ -24,42 +26,43 @@ FACTORS = [0.0, 0.1, 2]
 AXES = [None, 0, -1, 1, (0, 1), [0, 2], (-1, 3), "output", "input", "shape", "all"]
 SIZES = [None, 1, 3, (2, 3), [2, None]]
 BOOLS = [True, False]
-PARAMETERS = {
-    tfreg.TotalVariation: {"axis": AXES, "order": [1, 2, 3], "isotropic": BOOLS},
-    tfreg.BoxPenalty: {"lower": [-1.0, 0, None], "upper": [0.0, 0.5, None]},
-    tfreg.GroupLasso: {"axis": AXES, "group_size": SIZES, "size_weighted": BOOLS},
-    tfreg.SparseGroupLasso: {
-        "l1_ratio": [0.0, 0.3, 1],
-        "axis": AXES,
-        "group_size": SIZES,
-        "size_weighted": BOOLS,
-    },
-    functools.partial(tfreg.Prior, "Normal"): {"loc": [0.0, 0.5], "scale": [0.5, 2.0]},
-}
-ORACLES = dict(
-    zip(
-        PARAMETERS,
-        [
-            oracles.total_variation,
-            oracles.box,
-            oracles.group_lasso,
-            oracles.sparse_group_lasso,
-            functools.partial(oracles.negative_log_density, log_density=oracles.log_normal),
-        ],
-    )
-)
-DEFAULTS = dict(
-    zip(
-        PARAMETERS,
-        [
-            {},
-            {"lower": -1.0, "upper": 1.0},
-            {"axis": "output"},
-            {"l1_ratio": 0.5, "axis": "output"},
-            {},
-        ],
-    )
-)
+
+
+class Family(NamedTuple):
+    make: Callable
+    parameters: dict  # besides the factor, each with good arguments
+    oracle: Callable  # of a NumPy weight, without the factor
+    defaults: dict  # that the oracle has not
+
+
+GROUPS = {"axis": AXES, "group_size": SIZES, "size_weighted": BOOLS}
+FAMILIES = [
+    Family(
+        tfreg.TotalVariation,
+        {"axis": AXES, "order": [1, 2, 3], "isotropic": BOOLS},
+        oracles.total_variation,
+        {},
+    ),
+    Family(
+        tfreg.BoxPenalty,
+        {"lower": [-1.0, 0, None], "upper": [0.0, 0.5, None]},
+        oracles.box,
+        {"lower": -1.0, "upper": 1.0},
+    ),
+    Family(tfreg.GroupLasso, GROUPS, oracles.group_lasso, {"axis": "output"}),
+    Family(
+        tfreg.SparseGroupLasso,
+        {"l1_ratio": [0.0, 0.3, 1], **GROUPS},
+        oracles.sparse_group_lasso,
+        {"l1_ratio": 0.5, "axis": "output"},
+    ),
+    Family(
+        functools.partial(tfreg.Prior, "Normal"),
+        {"loc": [0.0, 0.5], "scale": [0.5, 2.0]},
+        functools.partial(oracles.negative_log_density, log_density=oracles.log_normal),
+        {},
+    ),
+]
 JSON_JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -133,16 +136,16 @@ def broadcast(arrays, shape):
 
 
 def check_arguments_and_a_weight(data):
-    make = data.draw(st.sampled_from(list(PARAMETERS)), "penalty")
-    arguments = data.draw(arguments_of(PARAMETERS[make]), "arguments")
+    family = data.draw(st.sampled_from(FAMILIES), "family")
+    arguments = data.draw(arguments_of(family.parameters), "arguments")
     weight = data.draw(weights(), "weight")
     try:
-        penalty = make(**arguments)
+        penalty = family.make(**arguments)
     except (TypeError, ValueError) as error:
         if "axes" not in arguments:
             assert_documented(error)
         return
-    asked = {**DEFAULTS[make], **arguments}
+    asked = {**family.defaults, **arguments}
     given_config = penalty.get_config()
     assert {name: plain(value) for name, value in arguments.items()}.items() <= given_config.items()
     right = weight.dtype.name in FLOATS and weight.shape.rank > 0
@@ -156,17 +159,17 @@ def check_arguments_and_a_weight(data):
         assert not right, error
         return
     assert right
-    assert_right(make, penalty, asked, weight, value, gradient)
+    assert_right(family, penalty, asked, weight, value, gradient)
 
 
-def assert_right(make, penalty, asked, weight, value, gradient):
+def assert_right(family, penalty, asked, weight, value, gradient):
     accumulation = np.float64 if weight.dtype == tf.float64 else np.float32
     exact = 0.0
     asked.pop("factor")
     with np.errstate(over="ignore", invalid="ignore"):
         if tf.size(weight) > 0:
             asked = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
-            exact = ORACLES[make](tf.cast(weight, accumulation).numpy(), **asked)
+            exact = family.oracle(tf.cast(weight, accumulation).numpy(), **asked)
         expected = accumulation(penalty.factor) * accumulation(exact)
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-35)
     assert gradient.shape == weight.shape and gradient.dtype == weight.dtype

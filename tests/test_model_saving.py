@@ -1,4 +1,4 @@
-"""Penalized models that are saved, copied, exported, and opened again."""
+"""Penalized models that are saved, copied, and opened again."""
 
 import copy
 import json

@@ -13,8 +13,8 @@ PACKAGE = pathlib.Path(tfreg.__file__).parent
 # Each may import what stands in the groups before its own.
 ORDER = [
     {"backend", "checks"},
-    {"kernels", "layout", "schedules"},
-    {"groups", "distributions"},
+    {"inventory", "kernels", "layout", "steps"},
+    {"distributions", "groups", "schedules"},
     {"penalties"},
     {"layers"},
     {"selection"},

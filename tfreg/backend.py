@@ -184,6 +184,36 @@ def api_of(layer_class):
     return keras if issubclass(layer_class, keras.layers.Layer) else tf_keras
 
 
+def keeps_losses_of_frozen_layers(model):
+    """Whether the regularizer of a frozen layer's weight goes on adding to `model.losses`."""
+    return not isinstance(model, keras.Model)
+
+
+def is_built(optimizer):
+    """Whether `optimizer` has the variables of those that it trains, as after its first step."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, tf_keras.optimizers.Optimizer):
+        return getattr(optimizer, "_built", False)
+    if isinstance(optimizer, tf_keras.optimizers.legacy.Optimizer):
+        return optimizer._hypers_created
+    return getattr(optimizer, "built", True)
+
+
+def has_keras_own_train_step(model_class):
+    return model_class.train_step is api_of(model_class).Model.train_step
+
+
+def is_asynchronous(strategy):
+    """Whether the workers of `strategy` train without waiting for each other."""
+    return isinstance(
+        strategy,
+        (
+            tf.distribute.ParameterServerStrategy,
+            tf.distribute.experimental.ParameterServerStrategy,
+        ),
+    )
+
+
 def is_input(value):
     return isinstance(value, (keras.layers.InputLayer, tf_keras.layers.InputLayer))
 
@@ -252,14 +282,10 @@ def distinct(values):
     return list({id(value): value for value in values}.values())
 
 
-def regularized_weights(layer):
-    """The weights that `layer` itself has with a regularizer of their own, each with that."""
+def regularized_weights(layer, made):
+    """The weights with a regularizer of their own among those that `layer` made, each with it."""
     if isinstance(layer, keras.layers.Layer):
-        return [
-            (weight, weight.regularizer)
-            for weight in own_weights(layer)
-            if weight.regularizer is not None
-        ]
+        return [(weight, weight.regularizer) for weight in made if weight.regularizer is not None]
     pairs = []
     for loss in layer._callable_losses:
         # add_weight hands add_loss a function of the weight that encloses the regularizer.
@@ -345,10 +371,31 @@ def renew_compiled_functions(model):
 
 
 def weight_path(weight, layer_names):
-    """The path of `weight`: Keras 3's own, or the names of the layers around it and its own."""
+    """The path of `weight`: the names of the layers around it, as they are now, and its own."""
+    return "/".join([*layer_names, _own_name(weight)])
+
+
+def scoped_path(weight):
+    """The path of `weight` with the names that its layers had when they made it."""
     if isinstance(weight, keras.Variable):
         return weight.path
-    return "/".join([*layer_names, _name(weight).rsplit("/", 1)[-1].removesuffix(":0")])
+    return _name(weight).removesuffix(":0")
+
+
+def _own_name(weight):
+    return scoped_path(weight).rsplit("/", 1)[-1]
+
+
+def was_made_in(weight, layer):
+    """Whether the name scope in which `weight` was made is that of `layer`."""
+    scope, _, _ = scoped_path(weight).rpartition("/")
+    return f"/{scope}".endswith(f"/{layer.name}")
+
+
+def is_attribute_of_its_name(weight, layer):
+    """Whether `layer` holds `weight` under the name of the weight, as `add_weight` calls it."""
+    name = _own_name(weight)
+    return any(vars(layer).get(attribute) is weight for attribute in (name, f"_{name}"))
 
 
 def _name(weight):

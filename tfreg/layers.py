@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.inventory import holdings, made, walk
 from tfreg.layout import Layout
 
 # For each class, what `register` was given: the axes, or what tells them, of each attribute.
@@ -79,35 +80,32 @@ def _is_attribute(key):
 
 def weight_layouts(layer):
     """The layouts of the weights in `layer`, by the weights' ids."""
-    inner_first = _inner_first(layer)
-    weights = _weights(inner_first)
+    weights = _weights(layer)
     positional = {
-        key: Layout.positional(len(weight.shape)) for key, weight in weights.items()
+        key: Layout.positional(len(weight.variable.shape)) for key, weight in weights.items()
     }
-    return positional | _registered_for(inner_first, weights)
+    return positional | _registered_for(layer, weights)
 
 
 def registered_layouts(layer):
     """Those of `weight_layouts` that something is registered for."""
-    inner_first = _inner_first(layer)
-    return _registered_for(inner_first, _weights(inner_first))
+    return _registered_for(layer, _weights(layer))
 
 
-def _registered_for(inner_first, weights):
+def _registered_for(layer, weights):
     layouts: dict[int, Layout] = {}
-    for layer in inner_first:
+    for sublayer in _inner_first(layer):
         # An enclosing layer knows what the weight of a sublayer is for.
-        layouts |= _layouts_known_to(layer, weights)
+        layouts |= _layouts_known_to(sublayer, weights)
     return layouts
 
 
-def _weights(layers):
-    """The weights that `layers` made and a penalty can apply to, by their ids."""
+def _weights(layer):
+    """The weights in `layer` that a penalty can apply to, by their ids."""
     return {
-        id(weight): weight
-        for layer in layers
-        for weight in backend.own_weights(layer)
-        if len(weight.shape) > 0 and tf.as_dtype(weight.dtype).is_floating
+        id(weight.variable): weight
+        for weight in map(made, holdings(walk(layer)))
+        if len(weight.variable.shape) > 0 and tf.as_dtype(weight.variable.dtype).is_floating
     }
 
 
@@ -134,7 +132,9 @@ def _layouts_known_to(layer, weights):
         for attribute, axes in _registered.get(layer_class, {}).items():
             for value in _values_at(layer, attribute):
                 # It may be None, and the sum of a kernel and its LoRA factors is no weight.
-                if id(value) in weights:
+                weight = weights.get(id(value))
+                # What a layer merely shares is not for it to describe.
+                if weight and (weight.layer is layer or "." in attribute):
                     layouts[id(value)] = _layout(axes, layer, attribute, value)
     return {key: layout for key, layout in layouts.items() if layout is not None}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfreg import backend, penalized, schedules
+from tfreg import backend, penalized, schedules, steps
 from tfreg.penalized import Term
 from tfreg.penalties import Joint, Penalty, Sum, get
 from tfreg.selection import Contents, Selection
@@ -27,9 +27,111 @@ class AttachedPenalty:
     paths: list[str] | None
     schedule: Any = None
     weights: list | None = dataclasses.field(default=None, repr=False)
+    _on: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def value(self):
+        """What the penalty adds to `model.losses` now.
+
+        `schedule(step) * sum_w penalty(w)` over the weights that are not frozen, with the axes
+        that each has on its layer.
+
+        Returns:
+            A scalar tensor.
+
+        Raises:
+            RuntimeError: if the step that its schedule counts is not known, as in `model.losses`.
+            ValueError: if the model is not built.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4)])
+        >>> model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1, axis="output"))
+        >>> [attached] = tfreg.get_penalties(model)
+        >>> bool(attached.value() == model.losses[0])
+        True
+        """
+        return self._built().value()
+
+    def prox(self, step_size):
+        """The proximal operator of the penalty at its weights, as it is trained.
+
+        `argmin_x 1/2 sum_w ||x_w - w||^2 + step_size * schedule(step) * sum_w penalty(x_w)`
+
+        Unlike `penalty.prox(weight, step_size)`, which sees a tensor and not its layer, it takes
+        the names of axes as the weight's layer means them. Of a `tfreg.Joint` it is the operator
+        on all weights together.
+
+        Args:
+            step_size: a non-negative number or scalar tensor, such as a learning rate.
+
+        Returns:
+            A list with a tensor for each of the `weights`, of its shape and dtype. Frozen weights
+            are returned as they are.
+
+        Raises:
+            NotImplementedError: if the penalty has no proximal operator in closed form, or is a
+                `tfreg.Joint` on some frozen weights and some that are not.
+            RuntimeError: if the step that its schedule counts is not known.
+            TypeError, ValueError: for another `step_size`; if the model is not built.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4)])
+        >>> model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1, axis="output"))
+        >>> [attached] = tfreg.get_penalties(model)
+        >>> for weight, shrunk in zip(attached.weights, attached.prox(step_size=0.5)):
+        ...     weight.assign(shrunk)
+        """
+        return self._built().prox(step_size)
+
+    def _built(self):
+        if self._on is None:
+            raise ValueError(
+                f"The model that {self.penalty!r} was added to is not built: it has no weights yet."
+            )
+        return self._on
 
 
-def add_penalty(model, penalty, weights=None, schedule=None):
+@dataclasses.dataclass(frozen=True)
+class _OnModel:
+    """A penalty that was added to the model `holder`, in `root`, whose losses are asked for."""
+
+    root: Any
+    holder: Any
+    term: Term
+
+    def value(self):
+        with penalized.reading_losses(self.root):
+            return penalized.value_of(self.holder, self.term)
+
+    def prox(self, step_size):
+        with penalized.reading_losses(self.root):
+            return penalized.prox_of(self.holder, self.term, step_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnLayer:
+    """A penalty that is the argument of a layer in `root`, for a weight, whatever its layer."""
+
+    root: Any
+    penalty: Penalty
+    weight: Any
+
+    def value(self):
+        if self._is_trained() or backend.keeps_losses_of_frozen_layers(self.root):
+            return self.penalty(self.weight)
+        return tf.zeros([])
+
+    def prox(self, step_size):
+        if self._is_trained():
+            return [self.penalty.prox(self.weight, step_size)]
+        return [tf.convert_to_tensor(self.weight)]
+
+    def _is_trained(self):
+        return any(weight is self.weight for weight in backend.trainable_weights(self.root))
+
+
+def add_penalty(model, penalty, weights=None, schedule=None, step=None):
     """Adds a penalty on some of a model's weights to `model.losses`.
 
     `loss + schedule(step) * sum_w penalty(w)`, or, of a `tfreg.Joint`,
@@ -90,6 +192,7 @@ def add_penalty(model, penalty, weights=None, schedule=None):
         _checked_penalty(penalty),
         Selection.in_model(model, weights),
         schedules.check_schedule(schedule),
+        steps.check_step(step, schedule),
     )
     if model.built:  # what the weights alone can show is an error now, not in the first step
         penalized.check_fit(Contents(model), term)
@@ -150,13 +253,17 @@ def get_penalties(model):
             if layer.built:
                 weights = [weight.variable for weight in term.selection.select(Contents(layer))]
                 of_weights = [paths[id(weight)] for weight in weights]
-                attached.append(AttachedPenalty(term.penalty, of_weights, term.schedule, weights))
+                on = _OnModel(model, layer, term)
+                attached.append(
+                    AttachedPenalty(term.penalty, of_weights, term.schedule, weights, on)
+                )
             else:
                 attached.append(AttachedPenalty(term.penalty, None, term.schedule))
-        for weight, regularizer in backend.regularized_weights(layer):
+        for weight, regularizer in backend.regularized_weights(layer, contents.made_by(layer)):
             if isinstance(regularizer, Penalty):
                 path = backend.weight_path(weight, names)
-                attached.append(AttachedPenalty(regularizer, [path], weights=[weight]))
+                on = _OnLayer(model, regularizer, weight)
+                attached.append(AttachedPenalty(regularizer, [path], None, [weight], on))
     return attached
 
 

@@ -4,6 +4,7 @@ It is made from the model's own class and adds the penalties to what Keras colle
 as its losses, and to its config. So they are in every kind of training, count once, and are saved.
 """
 
+import contextlib
 import functools
 import inspect
 import types
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfreg import backend, schedules
+from tfreg import backend, schedules, steps
 from tfreg.checks import check_config
 from tfreg.kernels import with_common_dtype
 from tfreg.penalties import Joint, Penalty
+from tfreg.penalties.base import check_step_size
 from tfreg.selection import Contents, Selection, check_no_lora
 
 # To a type checker the classes below stand before any model's own class.
@@ -24,12 +26,22 @@ _OwnClass: Any = object
 CONFIG_KEY = "tfreg"
 
 
+# In place of a step that a model was given and that its file could not keep.
+LOST_STEP = "lost"
+
+
 class Term(NamedTuple):
-    """A penalty on some of a model's weights."""
+    """A penalty on some of a model's weights.
+
+    `step` tells the step that the schedule counts; it is None for that of the model's optimizer,
+    which `standstill` watches.
+    """
 
     penalty: Penalty | Joint
     selection: Selection
     schedule: Callable | None
+    step: Any = None
+    standstill: steps.StandstillCheck | None = None
 
 
 def check_fit(contents, term):
@@ -59,8 +71,55 @@ def _loss(contents, term):
     value = _value(contents, term, variables if isinstance(term.penalty, Joint) else to_train)
     if term.schedule is None:
         return value
-    optimizer = getattr(contents.model, "optimizer", None)
-    return schedules.multiplier(term.schedule, optimizer, value.dtype) * value
+    step = _step(contents.model, term)
+    if term.standstill is not None and not steps.is_known_to_step():
+        value = term.standstill.watch(value, step)
+    return schedules.multiplier(term.schedule, step, value.dtype) * value
+
+
+def value_of(holder, term):
+    """What the `term` of the model `holder` adds to the losses now, as a scalar tensor."""
+    loss = _loss(Contents(holder), term)
+    return tf.zeros([]) if loss is None else loss
+
+
+def prox_of(holder, term, step_size):
+    """The proximal operator of the `term` at its weights; what is frozen stays as it is."""
+    contents = Contents(holder)
+    variables = _selected(contents, term)
+    layouts = [contents.layouts.get(id(variable)) for variable in variables]
+    is_frozen = [id(variable) not in contents.trainable for variable in variables]
+    if all(is_frozen):
+        return [tf.convert_to_tensor(variable) for variable in variables]
+    step_size = check_step_size(step_size, tf.as_dtype(variables[0].dtype))
+    if term.schedule is not None:
+        dtype = tf.float64 if isinstance(step_size, float) else step_size.dtype
+        step_size *= schedules.multiplier(term.schedule, _step(holder, term), dtype)
+    if not isinstance(term.penalty, Joint):
+        return [
+            tf.convert_to_tensor(variable)
+            if frozen
+            else term.penalty.prox_on(variable, layout, step_size)
+            for variable, layout, frozen in zip(variables, layouts, is_frozen)
+        ]
+    if any(is_frozen):
+        raise NotImplementedError(
+            "The proximal operator of a tfreg.Joint some of whose weights are frozen, and so "
+            "constants, has no closed form. Freeze all of them or none. Received: "
+            f"{term.penalty!r} in the model {holder.name!r}"
+        )
+    return term.penalty.prox_on(variables, layouts, step_size)
+
+
+def _step(holder, term):
+    """What tells the step that the schedule of a `term` of the model `holder` counts."""
+    if term.step == LOST_STEP:
+        raise RuntimeError(
+            f"The schedule of a penalty over the model {holder.name!r} counts a step that was given "
+            "as `step` of tfreg.add_penalty, which no file or copy of the model keeps. Remove the "
+            "penalties with tfreg.remove_penalties and add them anew with the step."
+        )
+    return steps.optimizer_of(holder) if term.step is None else term.step
 
 
 def _selected(contents, term):
@@ -150,6 +209,16 @@ class PenalizedModel(_OwnClass):
         attach(model, [_term_of(term) for term in penalized["penalties"]])
         return model
 
+    @property
+    def losses(self):
+        with steps.reading_losses(self):
+            return super().losses
+
+    def train_step(self, *args, **kwargs):
+        is_keras_own = backend.has_keras_own_train_step(own_class(self))
+        with steps.training_step(self, is_keras_own):
+            return super().train_step(*args, **kwargs)
+
     def save(self, *args, **kwargs):
         # Before get_config says so, and leaves a piece of a file.
         arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
@@ -235,6 +304,11 @@ def is_penalized(model):
     return isinstance(model, PenalizedModel)
 
 
+def reading_losses(model):
+    """While the losses of `model` are read: a penalized one knows whose steps a schedule counts."""
+    return steps.reading_losses(model) if is_penalized(model) else contextlib.nullcontext()
+
+
 def own_class(model):
     """The class of `model` without its penalties."""
     return model._tfreg_own_class if isinstance(model, PenalizedModel) else type(model)
@@ -247,9 +321,16 @@ def attach(model, terms):
         object.__setattr__(model, "_tfreg_terms", _Terms())
         its_class: Any = type(model)
         object.__setattr__(model, "__class__", _penalized_class(its_class))
+    terms = [_watched(model, term) for term in terms]
     model._tfreg_terms.terms += terms
     if isinstance(model, PenalizedTFKerasModel):
         model._callable_losses += [_CallableLoss(model, term) for term in terms]
+
+
+def _watched(model, term):
+    if term.schedule is None or term.step is not None:
+        return term
+    return term._replace(standstill=steps.StandstillCheck(model))
 
 
 def detach(model):
@@ -263,15 +344,18 @@ def detach(model):
 
 
 def _term_config(contents, term):
-    return {
+    config = {
         "penalty": backend.serialize(term.penalty),
         "weights": term.selection.get_config(contents),
         "schedule": None if term.schedule is None else backend.serialize(term.schedule),
     }
+    return config if term.step is None else {**config, "step": LOST_STEP}
 
 
 def _term_of(config):
-    check_config("a penalty over a model", config, ("penalty", "weights", "schedule"))
+    check_config(
+        "a penalty over a model", config, ("penalty", "weights", "schedule"), optional=("step",)
+    )
     schedule = config["schedule"]
     penalty = backend.deserialize(config["penalty"])
     if not isinstance(penalty, (Penalty, Joint)):
@@ -279,8 +363,14 @@ def _term_of(config):
             "The config of a penalty over a model must have a penalty or a tfreg.Joint as its "
             f"'penalty'. Received: {penalty!r} in {config!r}"
         )
+    if "step" in config and (config["step"] != LOST_STEP or schedule is None):
+        raise ValueError(
+            f"The config of a penalty over a model must have {LOST_STEP!r} as its 'step', where it "
+            f"has one and a schedule. Received: {config!r}"
+        )
     return Term(
         penalty,
         Selection.from_config(config["weights"]),
         None if schedule is None else schedules.check_kind(backend.deserialize(schedule)),
+        config.get("step"),
     )

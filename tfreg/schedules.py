@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfreg import backend
+from tfreg import backend, steps
 from tfreg.checks import check_arguments, check_strength, is_int
 
 
@@ -24,17 +24,9 @@ def check_kind(schedule):
     return schedule
 
 
-def multiplier(schedule, optimizer, dtype):
-    """What `schedule` multiplies the strength by at the `optimizer`'s next step, as `dtype`."""
-    if optimizer is None:
-        raise RuntimeError(
-            "The schedule of a penalty counts the steps of the model's optimizer, and the model "
-            "has none. Compile it, or, for a loop of your own, set model.optimizer. A schedule "
-            "goes on the outermost model, whose optimizer steps."
-        )
-    # Keras 3.8 counts the steps in what a LossScaleOptimizer wraps, and not in itself.
-    counter = getattr(optimizer, "inner_optimizer", optimizer)
-    value = tf.convert_to_tensor(schedule(tf.convert_to_tensor(counter.iterations)))
+def multiplier(schedule, step, dtype):
+    """What `schedule` multiplies the strength by at a `step` as `steps.current` takes it."""
+    value = tf.convert_to_tensor(schedule(steps.current(step)))
     if value.shape.rank != 0:
         raise ValueError(
             "Argument `schedule` must return a scalar. "

@@ -4,19 +4,11 @@ import difflib
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tfreg import backend, layers
 from tfreg.checks import check_config, is_int
-
-
-class Weight(NamedTuple):
-    """A weight of a model, the layer that made it, and where that stands."""
-
-    place: tuple[int, ...]  # the indices of layers in layers, then that among the layer's weights
-    path: str
-    layer: Any
-    variable: Any
+from tfreg.inventory import holdings, made, walk
 
 
 class Place(NamedTuple):
@@ -25,16 +17,6 @@ class Place(NamedTuple):
     kind: str
     indices: tuple[int, ...]
     shape: tuple[int, ...] | None = None  # of a weight, where it is known
-
-
-def walk(layer, place=(), names=(), seen=None):
-    """`layer` and every layer in it, each once, from the outside in: place, names around, layer."""
-    seen = set() if seen is None else seen
-    if id(layer) not in seen:
-        seen.add(id(layer))
-        yield place, names, layer
-        for i, sublayer in enumerate(backend.sublayers(layer)):
-            yield from walk(sublayer, (*place, i), (*names, sublayer.name), seen)
 
 
 class Contents:
@@ -55,14 +37,26 @@ class Contents:
         return all(layer.built for _, _, layer in self.layers)
 
     @functools.cached_property
+    def _holdings(self):
+        return holdings(self.layers)
+
+    @functools.cached_property
     def weights(self):
-        """Every weight that was made to be trained, once."""
-        found: dict[int, Weight] = {}
-        for place, names, layer in self.layers:
-            for i, variable in enumerate(backend.own_weights(layer)):
-                path = backend.weight_path(variable, names)
-                found.setdefault(id(variable), Weight((*place, i), path, layer, variable))
-        return list(found.values())
+        """Every weight that was made to be trained, once, as the layer's that made it."""
+        return [made(holders) for holders in self._holdings]
+
+    @functools.cached_property
+    def weights_by_place(self):
+        """The weights by their places in all the layers that hold them."""
+        return {
+            holder.place: weight
+            for holders, weight in zip(self._holdings, self.weights)
+            for holder in holders
+        }
+
+    def made_by(self, layer):
+        """The variables among the weights that `layer` made."""
+        return [weight.variable for weight in self.weights if weight.layer is layer]
 
     @functools.cached_property
     def layouts(self):
@@ -96,10 +90,12 @@ class Selection:
     Args:
         choice: None, a regular expression, a predicate on (layer, weight), or a list of places and
             of names and paths.
+        is_from_a_file: whether a saved model brought the choice.
     """
 
-    def __init__(self, choice):
+    def __init__(self, choice, is_from_a_file=False):
         self._choice: str | Callable | list[str | Place] | None = choice
+        self._is_from_a_file = is_from_a_file
         self._variables: list | None = None
 
     @classmethod
@@ -150,7 +146,11 @@ class Selection:
         if self._choice is None:
             return contents.kernels
         if isinstance(self._choice, str):
-            return [weight for weight in contents.weights if re.search(self._choice, weight.path)]
+            matching = [w for w in contents.weights if re.search(self._choice, w.path)]
+            if not matching and self._is_from_a_file:
+                # Release 0.5 searched the paths that Keras 3 gives weights when they are made.
+                return [w for w in contents.weights if re.search(self._choice, w.scoped_path)]
+            return matching
         accepts = self._choice
         return [weight for weight in contents.weights if accepts(weight.layer, weight.variable)]
 
@@ -178,7 +178,7 @@ class Selection:
         if config is None:
             return cls(None)
         if isinstance(config, str):
-            return cls(_checked_pattern(config))
+            return cls(_checked_pattern(config), is_from_a_file=True)
         if isinstance(config, list) and config:
             return cls(
                 [entry if isinstance(entry, str) else _place_from(entry) for entry in config]
@@ -267,6 +267,8 @@ def _listed(contents, entry):
     if isinstance(entry, str):
         named = [place for place, _, layer in contents.layers if place and layer.name == entry]
         pathed = [weight for weight in contents.weights if weight.path == entry]
+        if not pathed and not named:  # as `variable.path` of Keras 3 tells it
+            pathed = [weight for weight in contents.weights if weight.scoped_path == entry]
         if len(named) + len(pathed) > 1:
             raise ValueError(
                 "Argument `weights` must name layers and weights of which there is one. Received: "
@@ -300,11 +302,10 @@ def _listed(contents, entry):
 
 
 def _weight_at(contents, place):
-    for weight in contents.weights:
-        if weight.place == place.indices:
-            if place.shape is None or tuple(weight.variable.shape) == place.shape:
-                return weight
-    raise ValueError(_GONE.format(name=contents.name))
+    weight = contents.weights_by_place.get(place.indices)
+    if weight is None or place.shape not in (None, tuple(weight.variable.shape)):
+        raise ValueError(_GONE.format(name=contents.name))
+    return weight
 
 
 def _check_selected(selected):

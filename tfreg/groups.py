@@ -90,6 +90,8 @@ class Groups:
 
     axis: int | str | tuple[int, ...]
     group_size: int | tuple[int | None, ...] | None = None
+    # That of the axes of a grid in which the groups count; None where it is their own.
+    order: tuple[int, ...] | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         names = ", ".join(repr(name) for name in NOT_SPANNED)
@@ -121,15 +123,26 @@ class Groups:
             return int(group_size)
         return tuple(size if size is None else int(size) for size in sizes)
 
+    def split(self, w, layout):
+        """`w` with an axis for each part of its `layout` by which these groups go."""
+        return self._layout(layout).split(w)
+
+    def _layout(self, layout):
+        # A number names an axis of the weight, whatever groups of a convolution are in it.
+        return layout if isinstance(self.axis, str) else layout.ungrouped()
+
     @functools.lru_cache(maxsize=1024)
     def on(self, layout, weight_name="weight"):
-        """These groups on the parts of a weight with `layout`.
+        """These groups on what `split` gives for a weight with `layout`.
 
         Raises a ValueError if the weight lacks an axis.
         """
+        layout = self._layout(layout)
         runs: dict[int, int | None] = {}
+        order = None
         if isinstance(self.axis, str):
             runs = dict.fromkeys(layout.spanned(self.axis, weight_name))
+            order = layout.counting_order(self.axis)
         else:
             axes = resolve_axes(self.axis, layout.rank, weight_name)
             sizes = _entries(self.group_size) if self.group_size is not None else [None] * len(axes)
@@ -137,7 +150,7 @@ class Groups:
                 # Runs go along the last part, within one entry of each other: within a gate, say.
                 parts = layout.parts_of(axis)
                 runs |= dict.fromkeys(parts) if size is None else {parts[-1]: size}
-        return _unchecked(runs)
+        return _unchecked(runs, order)
 
     def _runs(self, shape):
         """The length of the runs of each spanned axis of a weight; None where it is whole."""
@@ -166,6 +179,20 @@ class Groups:
         for axis, size in self._runs(w.shape).items():
             shape[axis] = 1 if size is None else -(-shape[axis] // size)
         return shape
+
+    def listed(self, grid):
+        """The entries of a `grid`, the k-th that of the k-th group."""
+        if self.order is not None:
+            grid = tf.transpose(grid, self.order)
+        return tf.reshape(grid, [-1])
+
+    def grid_of(self, entries, w):
+        """The grid of the groups of `w` of which `listed` gives the `entries`."""
+        shape = self.grid_shape(w)
+        if self.order is None:
+            return tf.reshape(entries, shape)
+        listed = tf.reshape(entries, [shape[axis] for axis in self.order])
+        return tf.transpose(listed, np.argsort(self.order))
 
     def sum(self, w):
         """The grid of the groups' sums."""
@@ -294,11 +321,12 @@ class Groups:
         return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
 
 
-def _unchecked(runs):
+def _unchecked(runs, order=None):
     """Groups of `runs`, lengths by axis; of none, where each element is a group, too."""
     groups = object.__new__(Groups)
     object.__setattr__(groups, "axis", tuple(runs))
     object.__setattr__(groups, "group_size", tuple(runs.values()))
+    object.__setattr__(groups, "order", order)
     return groups
 
 

@@ -33,13 +33,18 @@ def register(layer_class, layouts):
             - `"output"`: what it yields: units, filters
             - `"position"`: positions of a convolution's kernel
             - `"head"`: the heads of an attention, besides "input" or "output"
+            - `"group"`: the groups of a grouped convolution, besides "input" and "output": each
+              reads channels and yields filters of its own. "input" alone then counts the channels
+              of one group
             - `"gate"`: the gates of a recurrent cell
             - `"feature"`: none of these, as the dimensions of an embedding
 
             or, for an axis that holds several in row-major order, a tuple with such a string or
             a pair of a string and a length for each, of which one may do without the length:
-            `("input", (("gate", 4), "output"))` is the kernel of an LSTM. Where the axes depend
-            on the layer, a callable of the layer returns them, or None where it cannot tell.
+            `("input", (("gate", 4), "output"))` is the kernel of an LSTM, and
+            `("position", "input", (("group input output", 2), "output"))` that of a Conv1D layer
+            with two groups. Where the axes depend on the layer, a callable of the layer returns
+            them, or None where it cannot tell.
 
     Raises:
         ValueError: for any other `layer_class` or `layouts`.
@@ -246,6 +251,11 @@ def _attention_output(layer):
     return ("head input", "input", *["output"] * outputs)
 
 
+def _conv_kernel(layer):
+    filters = "output" if layer.groups == 1 else (("group input output", layer.groups), "output")
+    return (*["position"] * layer.rank, "input", filters)
+
+
 def _local_kernel(layer):
     channels_first = layer.data_format == "channels_first"
     size = math.prod(layer.kernel_size)
@@ -330,8 +340,7 @@ _BUILT_IN = {
 for _rank in (1, 2, 3):
     _GRID = ("position",) * _rank
     _BUILT_IN |= {
-        # The inputs of a grouped convolution's kernel are the channels of one of the groups.
-        f"Conv{_rank}D": {"kernel": (*_GRID, "input", "output"), **_BIAS},
+        f"Conv{_rank}D": {"kernel": _conv_kernel, **_BIAS},
         f"Conv{_rank}DTranspose": {"kernel": (*_GRID, "output", "input"), **_BIAS},
         f"DepthwiseConv{_rank}D": {
             "kernel": (*_GRID, "input output", "output"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 from tfreg.checks import is_int
 
 # What users call the parts of a weight. In front of these there may be one called "weight".
-ROLES = ("input", "output", "position", "head", "gate", "feature")
+ROLES = ("input", "output", "position", "head", "group", "gate", "feature")
 # A group of each name holds one entry of the axes with these roles, and all entries of the others.
 NOT_SPANNED = {
     "output": {"output"},
@@ -53,13 +54,17 @@ class Layout:
             - `"output"`: what it yields: units, filters
             - `"position"`: positions of a convolution's kernel
             - `"head"`: the heads of an attention, besides "input" or "output"
+            - `"group"`: the groups of a grouped convolution, besides "input" and "output". Input
+              channels count group by group, even if an axis of a group's own channels is in front
             - `"gate"`: the gates of a recurrent cell, whose weights have nothing to do with
               each other
             - `"feature"`: none of these, as the dimensions of an embedding
 
             or, for an axis that holds several in row-major order, a tuple with such a string or
             a pair of a string and a length for each: `("input", (("gate", 4), "output"))` is the
-            kernel of an LSTM. The length of one of them may be left to the axis.
+            kernel of an LSTM, `("input", (("group input output", 2), "output"))` that of a
+            convolution with two groups, without its positions. The length of one of them may be
+            left to the axis.
         is_stack: whether there is one more axis in front, of weights that each have these axes.
             No argument of a penalty counts that axis, and the penalty of a stack is the sum of
             those of the weights.
@@ -100,6 +105,15 @@ class Layout:
         """The layout of a stack of weights with this one."""
         return dataclasses.replace(self, is_stack=True)
 
+    @functools.lru_cache(maxsize=1024)
+    def ungrouped(self):
+        """This layout with the groups of a convolution as part of what they group.
+
+        The weight's axes are what they were: an axis of filters is one of filters, not of filters
+        in groups.
+        """
+        return dataclasses.replace(self, axes=tuple(map(_ungrouped, self.axes)))
+
     @property
     def is_kernel(self):
         """Whether the weight connects inputs with something: no bias, scale or the like does."""
@@ -122,6 +136,21 @@ class Layout:
             )
         not_spanned += self._with_roles({"weight"})
         return tuple(i for i in range(len(self.parts)) if i not in not_spanned)
+
+    def counting_order(self, name):
+        """The indices among `parts` in the order in which groups called `name` count.
+
+        None stands for the order of the parts. A channel of a grouped convolution's input has two
+        parts: its group comes first, then its place in the group.
+        """
+        group = self._with_roles({"group"})
+        places = [i for i in self._with_roles({"input"}) if i not in group]
+        if not group or not places or "input" not in NOT_SPANNED[name]:
+            return None
+        rest = [i for i in range(len(self.parts)) if i not in group]
+        first = rest.index(places[0])
+        order = (*rest[:first], *group, *rest[first:])
+        return None if order == tuple(range(len(order))) else order
 
     def _with_roles(self, roles):
         return [i for i, part in enumerate(self.parts) if part.roles & roles]
@@ -176,6 +205,25 @@ def _parts(entry, axes):
         f"{', '.join(repr(role) for role in ROLES)}, or a tuple of such strings and pairs of a "
         f"string and a length, all but one with a length. Received: {entry!r} in {axes!r}"
     )
+
+
+def _ungrouped(parts):
+    """The `parts` of an axis, as one part if they count the groups of a convolution.
+
+    Gates stay apart.
+    """
+    if not any("group" in part.roles for part in parts):
+        return parts
+    ungrouped: list[Part] = []
+    for is_gate, run in itertools.groupby(parts, lambda part: "gate" in part.roles):
+        ungrouped += run if is_gate else [_merged(list(run))]
+    return tuple(ungrouped)
+
+
+def _merged(parts):
+    roles = frozenset().union(*(part.roles for part in parts))
+    lengths = [part.length for part in parts]
+    return Part(roles, None if None in lengths else math.prod(lengths))
 
 
 def _part(entry):

@@ -23,10 +23,19 @@ def register(cls):
 class Penalty(backend.Regularizer):
     """A strength times a function of a weight tensor, as a regularizer of either Keras.
 
+    Called directly, or as a layer's own regularizer, a penalty sees a tensor and not its layer, so
+    that `axis="output"` and the like go by position: they mean what they do on the kernel of a
+    Dense or Conv layer. `tfreg.add_penalty` knows the layer. The units of an LSTM, transposed,
+    depthwise and grouped convolutions, embeddings and attention heads stand elsewhere: there,
+    `penalty(weight)` and `penalty.prox(weight, step_size)` belong to another penalty than the one
+    that `tfreg.add_penalty` trains. `tfreg.get_penalties(model)` has entries with `value()` and
+    `prox(step_size)`, which go by the layouts of training.
+
     A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
     and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
     closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
-    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights. It sets
+    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights, and
+    `_joint_prox(tensors, layouts, names, step_size)` where that has a closed form. It sets
     `_stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of
     theirs; a subclass with a value of its own sets it anew.
 
@@ -46,7 +55,11 @@ class Penalty(backend.Regularizer):
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, weight):
-        """The penalty's value.
+        """The penalty's value, with names of axes by position.
+
+        They mean what they do on the kernel of a Dense or Conv layer. On other layers the value
+        may differ from what `tfreg.add_penalty` adds to the losses: that is the `value()` of an
+        entry of `tfreg.get_penalties(model)`.
 
         Args:
             weight: a floating-point variable of either Keras, or a tensor, of rank >= 1. The
@@ -92,6 +105,10 @@ class Penalty(backend.Regularizer):
     def prox(self, weight, step_size):
         """The proximal operator: `argmin_x 1/2 ||x - weight||^2 + step_size * penalty(x)`.
 
+        As in a call, names of axes go by position. The proximal operator of what
+        `tfreg.add_penalty` trains is the `prox(step_size)` of an entry of
+        `tfreg.get_penalties(model)`.
+
         Args:
             weight: a floating-point variable of either Keras, or a tensor, of rank >= 1.
             step_size: a non-negative number or scalar tensor, a learning rate say.
@@ -113,8 +130,13 @@ class Penalty(backend.Regularizer):
         Reference:
             Parikh and Boyd, Proximal algorithms, 2014.
         """
-        tensor, layout = self._checked(weight, None)
-        return self._prox(tensor, layout, _check_step_size(step_size, tensor.dtype))
+        return self.prox_on(weight, None, step_size)
+
+    @tf.autograph.experimental.do_not_convert
+    def prox_on(self, weight, layout, step_size):
+        """As `prox`, with axes that mean what `layout` says; None goes by position."""
+        tensor, layout = self._checked(weight, layout)
+        return self._prox(tensor, layout, check_step_size(step_size, tensor.dtype))
 
     def _checked(self, weight, layout):
         tensor = backend.weight_tensor(weight)
@@ -142,6 +164,10 @@ class Penalty(backend.Regularizer):
     def _joint_value(self, tensors, layouts, names):
         """The value at several weights together, called `names` in messages."""
         raise NotImplementedError(f"{type(self).__name__} does not couple weights.")
+
+    def _joint_prox(self, tensors, layouts, names, step_size):
+        """The proximal operator at several weights together, tensors of one dtype."""
+        raise no_joint_prox(self)
 
     def get_config(self):
         """The arguments of the constructor as they were given, in JSON's types."""
@@ -172,7 +198,16 @@ class Penalty(backend.Regularizer):
         return f"{type(self).__name__}({arguments})"
 
 
-def _check_step_size(step_size, dtype):
+def no_joint_prox(penalty):
+    """What to raise for a `penalty` on several weights that has no proximal operator."""
+    return NotImplementedError(
+        f"The proximal operator of {penalty!r} over several weights has no closed form, or none "
+        "that is known. Use it in the loss, or a tfreg.Joint of a GroupLasso or a "
+        "SparseGroupLasso, which has one."
+    )
+
+
+def check_step_size(step_size, dtype):
     """`step_size` as a float or, where it is known only when the graph runs, a scalar tensor."""
     if not tf.is_tensor(step_size):
         return check_non_negative("step_size", step_size)
@@ -183,7 +218,7 @@ def _check_step_size(step_size, dtype):
             f"Received: step_size={step_size!r}"
         )
     if tf.executing_eagerly():
-        return _check_step_size(float(step_size), dtype)
+        return check_step_size(float(step_size), dtype)
     return tf.cast(step_size, kernels.accumulation_dtype(dtype))
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tfreg import backend, kernels
 from tfreg.checks import check_arguments
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, register
+from tfreg.penalties.base import Penalty, check_step_size, no_joint_prox, register
 
 
 @register
@@ -155,13 +155,8 @@ class Joint:
     @tf.autograph.experimental.do_not_convert
     def value_on(self, weights, layouts):
         """The value at `weights` whose axes mean what `layouts` say; None goes by position."""
-        tensors = [backend.weight_tensor(weight) for weight in weights]
+        tensors, layouts, names = _known(weights, layouts)
         if isinstance(self.penalty, Penalty):
-            layouts = [
-                layout or Layout.positional(tensor.shape.rank)
-                for layout, tensor in zip(layouts, tensors)
-            ]
-            names = _distinct([backend.weight_name(weight) for weight in weights])
             value = self.penalty._joint_value(tensors, layouts, names)
         else:
             value = tf.convert_to_tensor(self.penalty(kernels.with_common_dtype(tensors)))
@@ -171,6 +166,30 @@ class Joint:
                     f"Received: a tensor of shape {value.shape} from {self.penalty!r}"
                 )
         return backend.loss_value(value, weights[0])
+
+    @tf.autograph.experimental.do_not_convert
+    def prox_on(self, weights, layouts, step_size):
+        """`argmin_x 1/2 sum_i ||x_i - weights_i||^2 + step_size * penalty(x_1, ..., x_n)`.
+
+        Args:
+            weights: a list of variables of either Keras or tensors.
+            layouts: what the axes of each mean; None goes by position.
+            step_size: a non-negative number or scalar tensor.
+
+        Returns:
+            A list of tensors of the shapes and dtypes of `weights`.
+
+        Raises:
+            NotImplementedError: if the penalty has no proximal operator in closed form.
+            TypeError, ValueError: as the value; or for another `step_size`.
+        """
+        if not isinstance(self.penalty, Penalty):
+            raise no_joint_prox(self)
+        tensors, layouts, names = _known(weights, layouts)
+        wide = kernels.with_common_dtype(tensors)
+        step_size = check_step_size(step_size, wide[0].dtype)
+        results = self.penalty._joint_prox(wide, layouts, names, step_size)
+        return [tf.cast(result, tensor.dtype) for result, tensor in zip(results, tensors)]
 
     def get_config(self):
         return {"penalty": backend.serialize(self.penalty)}
@@ -182,6 +201,15 @@ class Joint:
 
     def __repr__(self):
         return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"
+
+
+def _known(weights, layouts):
+    """The `weights` as tensors, their layouts, and their names for messages."""
+    tensors = [backend.weight_tensor(weight) for weight in weights]
+    layouts = [
+        layout or Layout.positional(tensor.shape.rank) for layout, tensor in zip(layouts, tensors)
+    ]
+    return tensors, layouts, _distinct([backend.weight_name(weight) for weight in weights])
 
 
 def _distinct(names):

@@ -58,12 +58,15 @@ def _soft_threshold(w, threshold):
 
 def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
-    norm = groups.norm(w)
+    return groups.times(_shrinkage(groups.norm(w), threshold), w)
+
+
+def _shrinkage(norm, threshold):
+    """`max(1 - threshold_g / norm_g, 0)`; 0 for a norm of 0."""
     is_zero = norm <= threshold
     excess = tf.where(is_zero, tf.ones_like(norm), norm - threshold)
     # 1 - t / n, of an infinite n too.
-    shrinkage = reciprocal_or_zero(1.0 + threshold / excess, is_zero)
-    return groups.times(shrinkage, w)
+    return reciprocal_or_zero(1.0 + threshold / excess, is_zero)
 
 
 @kernel
@@ -81,13 +84,13 @@ def _(w):
 @kernel
 def group_norms(w, groups):
     """`||w_g||_2` of each group, as a vector"""
-    return tf.reshape(groups.norm(w), [-1])
+    return groups.listed(groups.norm(w))
 
 
 @group_norms.pullback
 def _(w, upstream, groups):
     """`upstream_g w_g / ||w_g||_2`"""
-    return groups.direction(w, tf.reshape(upstream, groups.grid_shape(w)))
+    return groups.direction(w, groups.grid_of(upstream, w))
 
 
 @compiled
@@ -107,6 +110,33 @@ def sparse_group_lasso_prox(w, strength, l1, l2, groups, size_weighted):
 
 # In a stack of one vector per weight of a joint penalty, those that the same groups are part of.
 _ACROSS_WEIGHTS = Groups(axis=0)
+
+
+def _weights_across(weights, groups):
+    """The root of the number of elements of each tied group."""
+    sizes = [
+        group.listed(tf.broadcast_to(group.sizes(w), group.grid_shape(w)))
+        for w, group in zip(weights, groups)
+    ]
+    return tf.sqrt(tf.add_n(sizes))
+
+
+@compiled
+def soft_threshold(w, threshold):
+    return _soft_threshold(w, threshold)
+
+
+@compiled
+def shrinkage_across_weights(norms, strength, group_weights):
+    """The factor by which each tied group shrinks; `norms` has a row for each weight."""
+    shrinkage = _shrinkage(_ACROSS_WEIGHTS.norm(norms), strength * group_weights)
+    return _ACROSS_WEIGHTS.listed(shrinkage)
+
+
+@compiled
+def shrunk_groups(w, shrinkage, groups):
+    """`shrinkage_g w_g`"""
+    return groups.times(groups.grid_of(shrinkage, w), w)
 
 
 @register
@@ -130,8 +160,9 @@ class GroupLasso(Penalty):
             - `"all"`: the whole weight.
 
             Under `tfreg.add_penalty` the names mean what they say on every layer, and there is
-            `"head"`, one group per attention head; as a layer's own argument they go by
-            position. On a rank-1 weight `"output"` and `"input"` make each element a group.
+            `"head"`, one group per attention head. As a layer's own argument they go by position:
+            there an input channel of a grouped convolution is one of each of its groups. On a
+            rank-1 weight `"output"` and `"input"` make each element a group.
             For `tfreg.Joint` it may be a list of such names and tuples, one for each weight.
         group_size: with integer axes only: cuts each spanned axis into runs of that many
             consecutive entries; an int for one axis, a tuple with an entry per axis for
@@ -187,24 +218,51 @@ class GroupLasso(Penalty):
         return {"groups": self._groups[0].on(layout), "size_weighted": self.size_weighted}
 
     def _value(self, tensor, layout):
-        return group_lasso(layout.split(tensor), factor=self.factor, **self._parameters(layout))
+        w = self._groups[0].split(tensor, layout)
+        return group_lasso(w, factor=self.factor, **self._parameters(layout))
 
     def _prox(self, tensor, layout, step_size):
-        strength = step_size * self.factor
-        parameters = self._parameters(layout)
-        result = group_lasso_prox(layout.split(tensor), strength=strength, **parameters)
+        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
+        result = group_lasso_prox(w, strength=strength, **self._parameters(layout))
         return layout.merge(result, tensor)
 
     def _check_joint(self):
         pass
 
     def _joint_value(self, tensors, layouts, names):
-        groups = [
-            groups.on(layout, name)
-            for groups, layout, name in zip(self._groups_of(names), layouts, names)
+        weights, groups, norms = self._tied(tensors, layouts, names)
+        if self.size_weighted:
+            # The norm of a scaled group is the scaled norm.
+            norms *= _weights_across(weights, groups)
+        return group_lasso(
+            norms, factor=self.factor, groups=_ACROSS_WEIGHTS, size_weighted=False
+        )
+
+    def _joint_prox(self, tensors, layouts, names, step_size):
+        return self._shrunk_together(tensors, layouts, names, step_size * self.factor)
+
+    def _shrunk_together(self, tensors, layouts, names, strength):
+        """The proximal operator of `strength` times the weighted norms of the tied groups."""
+        weights, groups, norms = self._tied(tensors, layouts, names)
+        shrinkage = shrinkage_across_weights(
+            norms,
+            strength=strength,
+            group_weights=_weights_across(weights, groups) if self.size_weighted else 1.0,
+        )
+        return [
+            layout.merge(shrunk_groups(w, shrinkage=shrinkage, groups=group), tensor)
+            for layout, tensor, w, group in zip(layouts, tensors, weights, groups)
         ]
+
+    def _tied(self, tensors, layouts, names):
+        """The `tensors` split and in one dtype, the groups of each, and a row of norms for each.
+
+        Raises a ValueError if they do not have the same number of groups.
+        """
+        asked = self._groups_of(names)
+        groups = [each.on(layout, name) for each, layout, name in zip(asked, layouts, names)]
         weights = with_common_dtype(
-            [layout.split(tensor) for layout, tensor in zip(layouts, tensors)]
+            [each.split(tensor, layout) for each, layout, tensor in zip(asked, layouts, tensors)]
         )
         norms = [group_norms(w, factor=1.0, groups=group) for w, group in zip(weights, groups)]
         counts = [norm.shape[0] for norm in norms]
@@ -214,17 +272,7 @@ class GroupLasso(Penalty):
                 f"{type(self).__name__} over several weights ties their k-th groups, of which all "
                 f"must have as many. Received: {listed} for {self!r}"
             )
-        stack = tf.stack(norms)
-        if self.size_weighted:
-            sizes = [
-                tf.reshape(tf.broadcast_to(group.sizes(w), group.grid_shape(w)), [-1])
-                for w, group in zip(weights, groups)
-            ]
-            # The norm of a scaled group is the scaled norm.
-            stack *= tf.sqrt(tf.add_n(sizes))
-        return group_lasso(
-            stack, factor=self.factor, groups=_ACROSS_WEIGHTS, size_weighted=False
-        )
+        return weights, groups, tf.stack(norms)
 
     def _groups_of(self, names):
         if not self._is_per_weight:
@@ -279,14 +327,12 @@ class SparseGroupLasso(GroupLasso):
         return {"l1": l1, "l2": l2, **super()._parameters(layout)}
 
     def _value(self, tensor, layout):
-        return sparse_group_lasso(
-            layout.split(tensor), factor=self.factor, **self._parameters(layout)
-        )
+        w = self._groups[0].split(tensor, layout)
+        return sparse_group_lasso(w, factor=self.factor, **self._parameters(layout))
 
     def _prox(self, tensor, layout, step_size):
-        strength = step_size * self.factor
-        parameters = self._parameters(layout)
-        result = sparse_group_lasso_prox(layout.split(tensor), strength=strength, **parameters)
+        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
+        result = sparse_group_lasso_prox(w, strength=strength, **self._parameters(layout))
         return layout.merge(result, tensor)
 
     def _joint_value(self, tensors, layouts, names):
@@ -298,3 +344,13 @@ class SparseGroupLasso(GroupLasso):
         if self.l1_ratio < 1:
             terms.append((1.0 - self.l1_ratio) * super()._joint_value(tensors, layouts, names))
         return tf.add_n(terms)
+
+    def _joint_prox(self, tensors, layouts, names, step_size):
+        strength = step_size * self.factor
+        if self.l1_ratio > 0:
+            threshold = strength * self.l1_ratio
+            tensors = [soft_threshold(tensor, threshold=threshold) for tensor in tensors]
+        if self.l1_ratio < 1:
+            strength *= 1.0 - self.l1_ratio
+            tensors = self._shrunk_together(tensors, layouts, names, strength)
+        return tensors

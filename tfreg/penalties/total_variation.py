@@ -181,6 +181,8 @@ class TotalVariation(Penalty):
             resolve_axes(self.axis, layout.rank, weight_name)
 
     def _value(self, tensor, layout):
+        # Filters of two groups of a convolution are neighbours.
+        layout = layout.ungrouped()
         if self.axis is None:
             return self._along((1,), layout.gates_apart(tensor))
         axes = layout.neighbours(resolve_axes(self.axis, layout.rank))

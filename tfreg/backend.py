@@ -392,6 +392,14 @@ def was_made_in(weight, layer):
     return f"/{scope}".endswith(f"/{layer.name}")
 
 
+def has_exact_scope(weight):
+    """Whether the name scope in which `weight` was made is that of the layer that made it.
+
+    In tf_keras it is the wrapper's where that builds the layer in it.
+    """
+    return isinstance(weight, keras.Variable)
+
+
 def is_attribute_of_its_name(weight, layer):
     """Whether `layer` holds `weight` under the name of the weight, as `add_weight` calls it."""
     name = _own_name(weight)

@@ -53,9 +53,11 @@ def made(holders):
         encloses_another = any(
             other is not weight and id(other.layer) in inside for other in holders
         )
+        in_scope = backend.was_made_in(weight.variable, weight.layer)
         return (
-            backend.was_made_in(weight.variable, weight.layer),
+            in_scope and backend.has_exact_scope(weight.variable),
             not encloses_another,
+            in_scope,
             backend.is_attribute_of_its_name(weight.variable, weight.layer),
         )
 

@@ -24,10 +24,12 @@ from tfreg.selection import Contents, Selection, check_no_lora
 _OwnClass: Any = object
 # The key of the penalties in a model's config.
 CONFIG_KEY = "tfreg"
+# What the config of a penalty has for a step that was given.
+_LOST = "lost"
 
 
-# In place of a step that a model was given and that its file could not keep.
-LOST_STEP = "lost"
+class _LostStep:
+    """In place of a step that a model was given and that its file could not keep."""
 
 
 class Term(NamedTuple):
@@ -113,7 +115,7 @@ def prox_of(holder, term, step_size):
 
 def _step(holder, term):
     """What tells the step that the schedule of a `term` of the model `holder` counts."""
-    if term.step == LOST_STEP:
+    if isinstance(term.step, _LostStep):
         raise RuntimeError(
             f"The schedule of a penalty over the model {holder.name!r} counts a step that was given "
             "as `step` of tfreg.add_penalty, which no file or copy of the model keeps. Remove the "
@@ -349,7 +351,7 @@ def _term_config(contents, term):
         "weights": term.selection.get_config(contents),
         "schedule": None if term.schedule is None else backend.serialize(term.schedule),
     }
-    return config if term.step is None else {**config, "step": LOST_STEP}
+    return config if term.step is None else {**config, "step": _LOST}
 
 
 def _term_of(config):
@@ -363,14 +365,14 @@ def _term_of(config):
             "The config of a penalty over a model must have a penalty or a tfreg.Joint as its "
             f"'penalty'. Received: {penalty!r} in {config!r}"
         )
-    if "step" in config and (config["step"] != LOST_STEP or schedule is None):
+    if "step" in config and (config["step"] != _LOST or schedule is None):
         raise ValueError(
-            f"The config of a penalty over a model must have {LOST_STEP!r} as its 'step', where it "
-            f"has one and a schedule. Received: {config!r}"
+            f"The config of a penalty over a model may have {_LOST!r} as its 'step', with a "
+            f"schedule. Received: {config!r}"
         )
     return Term(
         penalty,
         Selection.from_config(config["weights"]),
         None if schedule is None else schedules.check_kind(backend.deserialize(schedule)),
-        config.get("step"),
+        _LostStep() if "step" in config else None,
     )

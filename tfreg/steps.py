@@ -24,10 +24,11 @@ def check_step(step, schedule):
             "Argument `step` goes with a `schedule`, which counts it. "
             f"Received: step={step!r}, schedule=None"
         )
-    is_counter = backend.is_variable(step) and tf.as_dtype(step.dtype).is_integer
-    is_counter = is_counter and tuple(step.shape) == ()
-    is_function = callable(step) and not isinstance(step, type) and not backend.is_variable(step)
-    if not (hasattr(step, "iterations") or is_counter or is_function):
+    if backend.is_variable(step):
+        is_known = tf.as_dtype(step.dtype).is_integer and tuple(step.shape) == ()
+    else:
+        is_known = hasattr(step, "iterations") or callable(step)
+    if not is_known or isinstance(step, type):
         raise TypeError(
             "Argument `step` must be None, an optimizer, a scalar integer variable or a function "
             f"that returns the step. Received: step={step!r}"

@@ -93,7 +93,8 @@ def optimizer_of(holder):
             "The schedule of a penalty counts the steps of the model's optimizer, and the model "
             f"{model.name!r} has none. Compile it, or, for a loop of your own, set "
             "model.optimizer or say whose steps to count: "
-            "tfreg.add_penalty(..., schedule=..., step=optimizer)."
+            "tfreg.add_penalty(..., schedule=..., step=optimizer). Without a step, a schedule goes "
+            "on the outermost model, whose optimizer steps."
         )
     if (training := _training.get()) is not None and training["model"] is model:
         training["counted"] = optimizer

@@ -278,7 +278,9 @@ for _rank in (1, 2, 3):
     RECIPES[f"Conv{_rank}D"] = [
         Recipe(_named(f"Conv{_rank}D", 4, 2), (_shape(_rank, 3),)),
         Recipe(_named(f"Conv{_rank}D", 4, 2, use_bias=False, strides=2), (_shape(_rank, 3),)),
-        Recipe(_named(f"Conv{_rank}D", 4, 2, groups=2), (_shape(_rank, 6),), shared=True),
+        Recipe(_named(f"Conv{_rank}D", 4, 2, groups=2), (_shape(_rank, 6),)),
+        Recipe(_named(f"Conv{_rank}D", 6, 1, groups=3, use_bias=False), (_shape(_rank, 3),)),
+        Recipe(_named(f"Conv{_rank}D", 3, 2, groups=3), (_shape(_rank, 3),)),
     ]
     RECIPES[f"Conv{_rank}DTranspose"] = [
         Recipe(_named(f"Conv{_rank}DTranspose", 4, 2), (_shape(_rank, 3),)),

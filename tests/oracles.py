@@ -59,10 +59,49 @@ def groups(shape, axis, group_size=None):
     return members
 
 
+def grouped_convolution(shape, axis, count):
+    """`groups` on the kernel of a convolution in `count` groups, by what the layer reads."""
+    *_, channels, filters = shape
+    members = {}
+    for index in np.ndindex(*shape):
+        *position, channel, a_filter = index
+        channel += a_filter // (filters // count) * channels
+        identities = {
+            "output": (a_filter,),
+            "input": (channel,),
+            "shape": (*position, channel),
+            "all": (),
+        }
+        members.setdefault(identities[axis], []).append(index)
+    return members
+
+
+def recurrent_units(shape, gates):
+    """The entries of a recurrent cell's weight of each unit, in all of its `gates`."""
+    units = shape[-1] // gates
+    members = {}
+    for index in np.ndindex(*shape):
+        members.setdefault(index[-1] % units, []).append(index)
+    return members
+
+
+def entries_along(shape, axis):
+    """The entries of a weight at each place of one of its axes."""
+    members = {}
+    for index in np.ndindex(*shape):
+        members.setdefault(index[axis], []).append(index)
+    return members
+
+
 def group_lasso(w, axis, group_size=None, size_weighted=True):
     w = np.asarray(w, np.float64)
+    return sum_of_norms(w, groups(w.shape, axis, group_size), size_weighted)
+
+
+def sum_of_norms(w, members, size_weighted=True):
+    """The group lasso over the groups `members`, lists of indices by identity."""
     penalty = 0.0
-    for indices in groups(w.shape, axis, group_size).values():
+    for indices in members.values():
         values = np.array([w[index] for index in indices])
         largest = np.abs(values).max()
         scale = largest if 0 < largest < np.inf else 1.0
@@ -83,16 +122,37 @@ def sparse_group_lasso(w, l1_ratio, axis, group_size=None, size_weighted=True):
 def joint_group_lasso(weights, axes, group_size=None, size_weighted=True):
     """The k-th groups of all weights as one; `axes` has an entry for each weight."""
     weights = [np.asarray(w, np.float64) for w in weights]
-    members = [
-        [values for _, values in sorted(groups(w.shape, axis, group_size).items())]
-        for w, axis in zip(weights, axes)
-    ]
+    members = [groups(w.shape, axis, group_size) for w, axis in zip(weights, axes)]
+    return joint_sum_of_norms(weights, members, size_weighted)
+
+
+def _tied(members):
+    """The indices in each weight of the k-th groups, for each k."""
+    in_order = [[indices for _, indices in sorted(each.items())] for each in members]
+    return zip(*in_order, strict=True)
+
+
+def joint_sum_of_norms(weights, members, size_weighted=True):
+    """The joint group lasso over `members`, with the groups of each weight by identity."""
     penalty = 0.0
-    for tied in zip(*members, strict=True):
+    for tied in _tied(members):
         values = [w[index] for w, indices in zip(weights, tied) for index in indices]
         weight = np.sqrt(len(values)) if size_weighted else 1.0
         penalty += weight * np.sqrt(sum(value**2 for value in values))
     return penalty
+
+
+def joint_prox(weights, members, l1, l2, size_weighted=True):
+    """The proximal operator of `l1` times the L1 norm plus `l2` times `joint_sum_of_norms`."""
+    weights = [np.sign(w) * np.maximum(np.abs(w) - l1, 0.0) for w in weights]
+    for tied in _tied(members):
+        values = [w[index] for w, indices in zip(weights, tied) for index in indices]
+        norm = np.sqrt(sum(value**2 for value in values))
+        threshold = l2 * (np.sqrt(len(values)) if size_weighted else 1.0)
+        for w, indices in zip(weights, tied):
+            for index in indices:
+                w[index] *= 1.0 - threshold / norm if norm > threshold else 0.0
+    return weights
 
 
 def joint_sparse_group_lasso(weights, l1_ratio, axes, **arguments):

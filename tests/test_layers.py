@@ -6,6 +6,7 @@ import re
 import keras
 import layer_cases
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 import tf_keras
@@ -67,11 +68,11 @@ def input_spec(monkeypatch):
 
 
 def labels(layout, axis, shape):
-    """The number of the group of each entry of a weight, in the order of the grid of groups."""
+    """The number of the group of each entry of a weight, as the groups count."""
     groups = Groups(axis).on(layout)
-    w = layout.split(tf.zeros(shape, tf.int32))
-    grid = groups.sum(w).shape
-    numbers = groups.spread(tf.reshape(tf.range(grid.num_elements()), grid), w)
+    w = Groups(axis).split(tf.zeros(shape, tf.int32), layout)
+    count = groups.sum(w).shape.num_elements()
+    numbers = groups.spread(groups.grid_of(tf.range(count), w), w)
     return np.broadcast_to(numbers, w.shape).reshape(shape)
 
 
@@ -233,10 +234,20 @@ def test_a_group_of_shape_is_what_leads_from_an_input_to_a_place(api, recipe):
         assert len(set(found)) == (len(found) if has_positions else 1)
 
 
-def test_input_of_a_grouped_convolution_is_a_channel_of_each_group(api):
-    layer = api.layers.Conv1D(4, 2, groups=2)
-    layer(np.zeros((1, 5, 6)))
-    assert number_of_groups(layer, layer.kernel, "input") == 3
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_input_of_a_grouped_convolution_is_a_channel_of_the_layers_input(api, rank, count):
+    layer = getattr(api.layers, f"Conv{rank}D")(8, 2, groups=count)
+    layer(np.zeros((1, *[3] * rank, 4)))
+    shape = tuple(layer.kernel.shape)
+    assert shape == (*[2] * rank, 4 // count, 8)
+    for axis in ("output", "input", "shape", "all"):
+        numbers = groups_of(layer, layer.kernel, axis)
+        members = oracles.grouped_convolution(shape, axis, count)
+        for number, (_, indices) in enumerate(sorted(members.items())):
+            assert set(map(tuple, np.argwhere(numbers == number))) == set(indices)
+    one_group = Layout.positional(rank + 2)
+    assert (layout_of(layer, layer.kernel) == one_group) == (count == 1)
 
 
 @pytest.mark.parametrize("api, recipe", recipes(names=["SeparableConv1D", "SeparableConv2D"]))

@@ -15,6 +15,7 @@ LSTM = Layout(("input", (("gate", 4), "output")))
 LSTM_BIAS = Layout(((("gate", 4), "output"),))
 GRU_BIAS = Layout(("gate", (("gate", 3), "output")))
 PROJECTION = Layout(("input", "head output", "output"))
+GROUPED = Layout(("position", "input", (("group input output", 2), "output")))
 
 
 def ints(shape):
@@ -23,10 +24,10 @@ def ints(shape):
 
 def groups_of(layout, axis, w, group_size=None):
     """The entries of `w`, which are distinct, in each group."""
-    split = layout.split(tf.constant(w))
+    split = Groups(axis, group_size).split(tf.constant(w), layout)
     groups = Groups(axis, group_size).on(layout)
     count = int(np.prod(groups.grid_shape(split)))
-    numbers = groups.spread(tf.reshape(tf.range(count), groups.grid_shape(split)), split)
+    numbers = groups.spread(groups.grid_of(tf.range(count), split), split)
     numbers = np.broadcast_to(numbers, split.shape).ravel()
     return [set(split.numpy().ravel()[numbers == number]) for number in range(count)]
 
@@ -72,6 +73,48 @@ def test_heads():
     assert groups_of(PROJECTION, "output", w) == columns
 
 
+def test_an_input_channel_of_a_grouped_convolution_is_one_of_its_group():
+    w = ints((2, 3, 4))
+    in_groups = [w[..., :2], w[..., 2:]]
+    channels = [set(part[:, j].ravel()) for part in in_groups for j in range(3)]
+    assert groups_of(GROUPED, "input", w) == channels
+    places = [set(part[k, j]) for k in range(2) for part in in_groups for j in range(3)]
+    assert groups_of(GROUPED, "shape", w) == places
+    assert groups_of(GROUPED, "output", w) == [set(w[..., f].ravel()) for f in range(4)]
+    assert groups_of(GROUPED, "all", w) == [set(w.ravel())]
+
+
+def test_with_an_axis_of_their_own_the_groups_of_a_convolution_count_first_too():
+    w = ints((3, 2, 4))
+    layout = Layout(("input", "group input output", "output"))
+    channels = [set(w[j, g]) for g in range(2) for j in range(3)]
+    assert groups_of(layout, "input", w) == channels
+    filters = [set(w[:, g, f]) for g in range(2) for f in range(4)]
+    assert groups_of(layout, "output", w) == filters
+    in_front = Layout(("group input output", "input", "output"))
+    assert groups_of(in_front, "input", w) == [set(w[g, j]) for g in range(3) for j in range(2)]
+
+
+@pytest.mark.parametrize(
+    "axis, group_size",
+    [(0, None), (1, None), (-1, None), ((0, 2), None), (2, 3), (-1, 2), ((1, 2), (2, 3))],
+)
+def test_integer_axes_do_not_see_the_groups_of_a_convolution(axis, group_size):
+    w = ints((2, 3, 8))
+    positional = groups_of(Layout.positional(3), axis, w, group_size)
+    assert groups_of(GROUPED, axis, w, group_size) == positional
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_the_groups_of_a_convolution_do_not_hide_gates(is_last):
+    parts = (("gate", 2), "output", ("group input output", 2))
+    layout = Layout(("input", parts if is_last else (parts[0], parts[2], parts[1])))
+    w = ints((1, 12))
+    runs = [{0, 1, 2, 3}, {4, 5}, {6, 7, 8, 9}, {10, 11}]
+    assert groups_of(layout, 1, w, 4) == runs
+    assert groups_of(layout.stacked(), 1, w[np.newaxis], 4) == runs
+
+
 @pytest.mark.parametrize("axis", ["head", "output", "input"])
 def test_a_weight_without_such_an_axis_is_an_error_that_names_it(axis):
     layout = Layout(("feature", "position"))
@@ -101,10 +144,30 @@ def test_differences_do_not_cross_gates():
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"axis": 2},
+        {"axis": -1, "order": 2},
+        {"axis": (0, 2)},
+        {"axis": (1, -1), "isotropic": True},
+    ],
+)
+def test_filters_of_two_groups_of_a_convolution_are_neighbours(arguments):
+    w = np.random.default_rng(0).normal(size=(2, 3, 8))
+    penalty = tfreg.TotalVariation(1.0, **arguments)
+    expected = oracles.total_variation(w, **arguments)
+    np.testing.assert_allclose(penalty.value_on(tf.constant(w), GROUPED), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [LSTM, GROUPED])
+@pytest.mark.parametrize(
     "penalty",
     [
         tfreg.GroupLasso(0.2),
+        tfreg.GroupLasso(0.2, axis="input"),
         tfreg.SparseGroupLasso(0.2, 0.5),
+        tfreg.SparseGroupLasso(0.2, 0.5, axis="shape"),
         tfreg.GroupLasso(0.2, axis=1, group_size=2),
         tfreg.TotalVariation(0.2),
         tfreg.BoxPenalty(0.2, -0.1, 0.1),
@@ -112,19 +175,21 @@ def test_differences_do_not_cross_gates():
     ],
     ids=repr,
 )
-def test_gradients_over_a_layout_are_those_of_finite_differences(penalty):
-    w = np.random.default_rng(0).normal(size=(3, 12))
+def test_gradients_over_a_layout_are_those_of_finite_differences(penalty, layout):
+    w = np.random.default_rng(0).normal(size={LSTM: (3, 12), GROUPED: (2, 3, 4)}[layout])
     tensor = tf.constant(w)
     with tf.GradientTape() as tape:
         tape.watch(tensor)
-        value = penalty.value_on(tensor, LSTM)
+        value = penalty.value_on(tensor, layout)
     expected = oracles.finite_differences(
-        lambda x: float(penalty.value_on(tf.constant(x), LSTM)), w
+        lambda x: float(penalty.value_on(tf.constant(x), layout)), w
     )
     np.testing.assert_allclose(tape.gradient(value, tensor), expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("layout", [LSTM, LSTM_BIAS, GRU_BIAS, PROJECTION, Layout.positional(3)])
+@pytest.mark.parametrize(
+    "layout", [LSTM, LSTM_BIAS, GRU_BIAS, PROJECTION, GROUPED, Layout.positional(3)]
+)
 @pytest.mark.parametrize(
     "penalty",
     [
@@ -192,11 +257,54 @@ def test_a_sum_is_stacked_if_all_of_its_members_are():
 @pytest.mark.parametrize("penalty", [tfreg.GroupLasso(0.5), tfreg.SparseGroupLasso(0.5, 0.4)])
 def test_prox_over_a_layout_is_that_of_each_unit(penalty):
     w = np.random.default_rng(0).normal(size=(3, 12))
-    actual = penalty._prox(tf.constant(w), LSTM, 1.0).numpy().reshape(3, 4, 3)
+    actual = penalty.prox_on(tf.constant(w), LSTM, 1.0).numpy().reshape(3, 4, 3)
     for unit in range(3):
         entries = w.reshape(3, 4, 3)[:, :, unit]
         expected = penalty.prox(tf.constant(entries.ravel()[:, np.newaxis]), 1.0)
         np.testing.assert_allclose(actual[:, :, unit].ravel(), expected[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("axis", ["output", "input", "shape", "all"])
+def test_prox_over_a_grouped_convolution_is_that_of_each_group(axis):
+    w = np.random.default_rng(0).normal(size=(2, 3, 4))
+    members = oracles.grouped_convolution(w.shape, axis, 2)
+    for penalty, l1 in [(tfreg.GroupLasso(0.3, axis), 0.0), (_sparse(0.6, axis), 0.3)]:
+        [expected] = oracles.joint_prox([w], [members], l1 * 0.5, 0.3 * 0.5)
+        actual = penalty.prox_on(tf.constant(w), GROUPED, 0.5)
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_array_equal(penalty.prox_on(w, GROUPED, tf.constant(0.0)), w)
+
+
+def _sparse(factor, axis):
+    return tfreg.SparseGroupLasso(factor, 0.5, axis)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        tfreg.GroupLasso(0.2, axis="input"),
+        tfreg.SparseGroupLasso(0.2, axis=0, group_size=2),
+        tfreg.BoxPenalty(0.2, -0.1, 0.1),
+        tfreg.Prior("Laplace", 0.2, loc=0.1, scale=0.5),
+    ],
+    ids=repr,
+)
+def test_prox_goes_by_position_where_no_layout_is_known(penalty):
+    w = tf.constant(np.random.default_rng(0).normal(size=(3, 12)))
+    expected = penalty.prox(w, 0.5)
+    for layout in (None, Layout.positional(2)):
+        np.testing.assert_array_equal(penalty.prox_on(w, layout, 0.5), expected)
+    if not isinstance(penalty, tfreg.GroupLasso):  # elementwise
+        np.testing.assert_array_equal(penalty.prox_on(w, LSTM, 0.5), expected)
+    step_size = tf.constant(0.5, tf.float64)
+    np.testing.assert_array_equal(penalty.prox_on(w, None, step_size), expected)
+    with pytest.raises(ValueError, match="`step_size`"):
+        penalty.prox_on(w, LSTM, -0.5)
+
+
+def test_prox_of_a_weight_that_lacks_the_axis_is_an_error():
+    with pytest.raises(ValueError, match="axis='head'.*hold heads"):
+        tfreg.GroupLasso(axis="head").prox_on(tf.ones([3, 12]), LSTM, 1.0)
 
 
 def test_a_layout_with_unknown_lengths():

@@ -126,6 +126,22 @@ def test_small_kernels_in_a_stack(api, rank):
         np.testing.assert_allclose(gradient, by_differences, rtol=1e-4, atol=1e-5)
 
 
+def test_only_kernels_with_the_same_groups_are_stacked(api):
+    built = [convolution(api, 1, grouping)[1] for grouping in [(4, 2, 4), (8, 4, 4), (4, 2, 4)]]
+    kernels = [layer.kernel for layer in built]
+    assert len({tuple(kernel.shape) for kernel in kernels}) == 1
+    layouts = [layers.weight_layouts(layer)[id(layer.kernel)] for layer in built]
+    values = tfreg.GroupLasso(1.0, "input").values_on(kernels, layouts)
+    assert len(values) == 2
+    expected = [
+        oracles.sum_of_norms(
+            np.asarray(kernel), oracles.grouped_convolution(kernel.shape, "input", count)
+        )
+        for kernel, count in zip(kernels, (2, 4, 2))
+    ]
+    np.testing.assert_allclose(values, [expected[0] + expected[2], expected[1]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("size_weighted", [True, False])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_channels_line_up_with_the_filters_of_the_layer_before(

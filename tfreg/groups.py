@@ -90,7 +90,7 @@ class Groups:
 
     axis: int | str | tuple[int, ...]
     group_size: int | tuple[int | None, ...] | None = None
-    # That of the axes of a grid in which the groups count; None where it is their own.
+    # The order of a grid's axes in which the groups count; None stands for that of the grid.
     order: tuple[int, ...] | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -181,13 +181,13 @@ class Groups:
         return shape
 
     def listed(self, grid):
-        """The entries of a `grid`, the k-th that of the k-th group."""
+        """A vector of the entries of `grid`, the k-th that of the k-th group."""
         if self.order is not None:
             grid = tf.transpose(grid, self.order)
         return tf.reshape(grid, [-1])
 
     def grid_of(self, entries, w):
-        """The grid of the groups of `w` of which `listed` gives the `entries`."""
+        """The inverse of `listed`: the grid of the groups of `w` with these `entries`."""
         shape = self.grid_shape(w)
         if self.order is None:
             return tf.reshape(entries, shape)

@@ -54,8 +54,9 @@ class Layout:
             - `"output"`: what it yields: units, filters
             - `"position"`: positions of a convolution's kernel
             - `"head"`: the heads of an attention, besides "input" or "output"
-            - `"group"`: the groups of a grouped convolution, besides "input" and "output". Input
-              channels count group by group, even if an axis of a group's own channels is in front
+            - `"group"`: the groups of a grouped convolution, besides "input" and "output", each
+              with channels and filters of its own. The layer's input channels count group by
+              group, wherever the axis of a group's channels stands
             - `"gate"`: the gates of a recurrent cell, whose weights have nothing to do with
               each other
             - `"feature"`: none of these, as the dimensions of an embedding
@@ -107,10 +108,9 @@ class Layout:
 
     @functools.lru_cache(maxsize=1024)
     def ungrouped(self):
-        """This layout with the groups of a convolution as part of what they group.
+        """This layout with one part for an axis of filters that a grouped convolution cuts.
 
-        The weight's axes are what they were: an axis of filters is one of filters, not of filters
-        in groups.
+        What counts the axes of the weight, as integer axes do, does not see such groups.
         """
         return dataclasses.replace(self, axes=tuple(map(_ungrouped, self.axes)))
 
@@ -140,8 +140,8 @@ class Layout:
     def counting_order(self, name):
         """The indices among `parts` in the order in which groups called `name` count.
 
-        None stands for the order of the parts. A channel of a grouped convolution's input has two
-        parts: its group comes first, then its place in the group.
+        None stands for the order of the parts. The number of a grouped convolution's input channel
+        has two parts: its group comes first, then its place in the group.
         """
         group = self._with_roles({"group"})
         places = [i for i in self._with_roles({"input"}) if i not in group]
@@ -208,10 +208,7 @@ def _parts(entry, axes):
 
 
 def _ungrouped(parts):
-    """The `parts` of an axis, as one part if they count the groups of a convolution.
-
-    Gates stay apart.
-    """
+    """The `parts` of an axis, as one if a "group" is among them; gates stay apart."""
     if not any("group" in part.roles for part in parts):
         return parts
     ungrouped: list[Part] = []

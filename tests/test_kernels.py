@@ -211,14 +211,39 @@ def test_total_is_the_sum(shape):
         np.testing.assert_allclose(function(tf.constant(x)), x.sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("shape", LARGE_SHAPES)
-def test_total_hides_nothing_that_is_not_finite(shape, bad):
-    for place in (0, -1):
-        x = np.ones(shape, "float32")
-        x.flat[place] = bad
-        for function in [kernels.total, tf.function(kernels.total, jit_compile=True)]:
-            assert not np.isfinite(function(tf.constant(x)))
+MODES = {
+    "eager": lambda function: function,
+    "graph": tf.function,
+    "xla": lambda function: tf.function(function, jit_compile=True),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", [kernels.total, kernels.total_of_sums])
+@pytest.mark.parametrize("shape", [shape for shape in SMALL_SHAPES if 0 not in shape] + LARGE_SHAPES)
+def test_sums_hide_nothing_that_is_not_finite(shape, function, dtype, mode):
+    compiled = MODES[mode](function)
+    x = np.ones(shape, dtype)
+    for place in (0, x.size // 2, -1):
+        for bad in (np.inf, -np.inf, np.nan):
+            x.flat[place] = bad
+            np.testing.assert_equal(compiled(tf.constant(x)).numpy(), x.dtype.type(bad))
+        x.flat[place] = 1.0
+    np.testing.assert_allclose(compiled(tf.constant(x)), x.size, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2**19, 1), (2, 2**18 + 5, 1), (3, 2**12 + 1, 70)])
+def test_sums_of_squares_hide_nothing_that_is_not_finite(shape, mode):
+    compiled = MODES[mode](kernels.middle_sum_of_squares)
+    x = np.ones(shape, "float32")
+    for place in (0, x.size // 2, -1):
+        for bad, expected in ((np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan)):
+            x.flat[place] = bad
+            sums = np.where(np.isfinite(x).all(axis=1, keepdims=True), shape[1], expected)
+            np.testing.assert_allclose(compiled(tf.constant(x)), sums, rtol=1e-6)
+        x.flat[place] = 1.0
 
 
 def test_total_under_xla_is_as_right_as_pairwise_summation():

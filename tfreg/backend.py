@@ -291,19 +291,46 @@ def call_alike(cls, registered):
     getattr(registration, names)[cls] = api.saving.get_registered_name(registered)
 
 
-def saves_without_class(model):
-    """Whether `model` is being saved as .h5 or, in tf_keras, as SavedModel.
+def h5_metadata_code(cls):
+    """The code with which the Keras of `cls` writes what an .h5 file tells about a model."""
+    name = "keras.src.legacy.saving" if api_of(cls) is keras else "tf_keras.src.saving.legacy"
+    return sys.modules[f"{name}.saving_utils"].model_metadata.__code__
 
-    These name its class by what Python calls it, and so load the plain model.
-    """
-    if isinstance(model, keras.Model):
-        state = sys.modules["keras.src.backend.common.global_state"]
-        return bool(state.get_global_attribute("use_legacy_config", False))
-    if getattr(model, "use_legacy_config", False):
-        # tf_keras takes the flag back from the outermost model alone.
+
+def build_config_in_h5(model):
+    """What builds `model` when an .h5 file is loaded, which holds no such thing of its own."""
+    state = sys.modules["keras.src.backend.common.global_state"]
+    if not isinstance(model, keras.Model) or not state.get_global_attribute("use_legacy_config"):
+        return {}
+    build_config = model.get_build_config()
+    return {"build_config": build_config} if build_config else {}
+
+
+def end_legacy_config(model):
+    """Undoes what tf_keras sets on the models of an .h5 file, and takes back of the outermost."""
+    if getattr(model, "use_legacy_config", False) and not isinstance(model, keras.Model):
         model.use_legacy_config = False
-        return True
+
+
+def is_saved_model_of_tf_keras():
+    """Whether tf_keras is writing a SavedModel."""
     return _in_old_format_of_tf_keras()
+
+
+def is_saved_as_preset(model):
+    """Whether `save_to_preset` of `model`, or of a task around it, is running.
+
+    A preset's loader wants the class that a config names to be a subclass of its own.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "save_to_preset" and code.co_argcount:
+            saved = frame.f_locals.get(code.co_varnames[0])
+            if saved is model or getattr(saved, "backbone", None) is model:
+                return True
+        frame = frame.f_back
+    return False
 
 
 def _in_old_format_of_tf_keras():

@@ -6,6 +6,7 @@ as its losses, and to its config. So they are in every kind of training, count o
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -119,14 +120,17 @@ class PenalizedModel(_OwnClass):
         )
 
     def get_config(self):
-        if backend.saves_without_class(self):
-            raise _cannot_save("an .h5 file or a SavedModel")
+        if backend.is_saved_as_preset(self):
+            raise _cannot_load_preset(self)
+        if backend.is_saved_model_of_tf_keras():
+            raise _cannot_save("a SavedModel")
         config = dict(super().get_config())
         contents = Contents(self)
         config[CONFIG_KEY] = {
-            "model": backend.identity(own_class(self)),
+            "model": {**backend.identity(own_class(self)), **backend.build_config_in_h5(self)},
             "penalties": [_term_config(contents, term) for term in terms_of(self)],
         }
+        backend.end_legacy_config(self)
         return config
 
     @classmethod
@@ -151,11 +155,11 @@ class PenalizedModel(_OwnClass):
         return model
 
     def save(self, *args, **kwargs):
-        # Before get_config says so, and leaves a piece of a file.
         arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
         filepath = str(next(iter(arguments.values())))
         if not self._tfreg_can_save(filepath, arguments.get("save_format")):
             raise _cannot_save(f"filepath={filepath!r}")
+        self.get_config()  # an error of it is raised before Keras opens the file
         return super().save(*args, **kwargs)
 
     def __deepcopy__(self, memo):
@@ -171,7 +175,7 @@ class PenalizedKerasModel(PenalizedModel):
 
     @staticmethod
     def _tfreg_can_save(filepath, save_format):
-        return not filepath.endswith((".h5", ".hdf5"))
+        return True
 
     def _get_own_losses(self):
         return super()._get_own_losses() + _losses(self, terms_of(self))
@@ -187,7 +191,13 @@ class PenalizedTFKerasModel(PenalizedModel):
 
     @staticmethod
     def _tfreg_can_save(filepath, save_format):
-        return save_format == "keras" or (save_format is None and filepath.endswith(".keras"))
+        is_file = filepath.endswith((".keras", ".h5", ".hdf5"))
+        return save_format in ("keras", "h5") or (save_format is None and is_file)
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        if save_type == "savedmodel" and backend.is_saved_model_of_tf_keras():
+            raise _cannot_save("a SavedModel")  # before a file is opened
+        return super()._trackable_children(save_type, **kwargs)
 
     def _updated_config(self):
         config = super()._updated_config()
@@ -199,6 +209,26 @@ class PenalizedTFKerasModel(PenalizedModel):
             return super().__reduce__()
         config = backend.tf_keras.saving.serialize_keras_object(self)
         return backend.tf_keras.saving.deserialize_keras_object, (config,)
+
+
+class _SavedByName(type):
+    """Metaclass of penalized models' classes: .h5 files name them as .keras files do.
+
+    They record the `__name__` of the outermost model's class, and so would load the plain model.
+    """
+
+    @property
+    def __name__(cls):
+        if sys._getframe(1).f_code is backend.h5_metadata_code(cls):
+            return backend.api_of(cls).saving.get_registered_name(cls)
+        return type.__dict__["__name__"].__get__(cls)
+
+
+@functools.cache
+def _metaclass_over(metaclass):
+    if metaclass is type:
+        return _SavedByName
+    return type(metaclass.__name__, (_SavedByName, metaclass), {})
 
 
 @functools.cache
@@ -218,7 +248,10 @@ def _penalized_class(cls):
         # Which fills it in, or refuses to, by the arguments of the constructor.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
     made = types.new_class(
-        cls.__name__, (stand_in, cls), exec_body=lambda body: body.update(namespace)
+        cls.__name__,
+        (stand_in, cls),
+        {"metaclass": _metaclass_over(type(cls))},
+        lambda body: body.update(namespace),
     )
     backend.call_alike(made, stand_in)
     return made
@@ -226,8 +259,17 @@ def _penalized_class(cls):
 
 def _cannot_save(received):
     return ValueError(
-        "Only the .keras format holds the penalties over a model's weights. Use it, save_weights, "
-        f"export, or save what tfreg.remove_penalties(model) returns. Received: {received}"
+        "Only the .keras format and .h5 files hold the penalties over a model's weights. Use one of "
+        "them, save_weights, export, or save what tfreg.remove_penalties(model) returns. "
+        f"Received: {received}"
+    )
+
+
+def _cannot_load_preset(model):
+    return ValueError(
+        "A preset does not load with the penalties over a model's weights. Save a .keras file, or "
+        "save the preset of what tfreg.remove_penalties(model) returns and call tfreg.add_penalty "
+        f"again after from_preset. Received: the penalized model {model.name!r}"
     )
 
 

@@ -291,14 +291,14 @@ def call_alike(cls, registered):
     getattr(registration, names)[cls] = api.saving.get_registered_name(registered)
 
 
-def h5_metadata_code(cls):
-    """The code with which the Keras of `cls` writes what an .h5 file tells about a model."""
-    name = "keras.src.legacy.saving" if api_of(cls) is keras else "tf_keras.src.saving.legacy"
-    return sys.modules[f"{name}.saving_utils"].model_metadata.__code__
+def is_called_for_h5_metadata():
+    """Whether the caller of the caller is the function of Keras that describes a model in .h5."""
+    caller = sys._getframe(1).f_back
+    return caller is not None and caller.f_code.co_name == "model_metadata"
 
 
-def build_config_in_h5(model):
-    """What builds `model` when an .h5 file is loaded, which holds no such thing of its own."""
+def h5_build_config(model):
+    """What builds a loaded `model`, as .keras files have it, if Keras 3 is writing an .h5 file."""
     state = sys.modules["keras.src.backend.common.global_state"]
     if not isinstance(model, keras.Model) or not state.get_global_attribute("use_legacy_config"):
         return {}
@@ -307,29 +307,31 @@ def build_config_in_h5(model):
 
 
 def end_legacy_config(model):
-    """Undoes what tf_keras sets on the models of an .h5 file, and takes back of the outermost."""
-    if getattr(model, "use_legacy_config", False) and not isinstance(model, keras.Model):
+    """Takes back what tf_keras sets on each model in an .h5 file, and takes back from one only."""
+    if isinstance(model, tf_keras.Model) and hasattr(model, "use_legacy_config"):
         model.use_legacy_config = False
 
 
-def is_saved_model_of_tf_keras():
-    """Whether tf_keras is writing a SavedModel."""
-    return _in_old_format_of_tf_keras()
+def is_saved_model_of_tf_keras(model):
+    """Whether tf_keras is writing `model` as a SavedModel."""
+    return isinstance(model, tf_keras.Model) and _in_old_format_of_tf_keras()
 
 
 def is_saved_as_preset(model):
-    """Whether `save_to_preset` of `model`, or of a task around it, is running.
+    """Whether a preset of `model`, or of a task around it, is being saved.
 
-    A preset's loader wants the class that a config names to be a subclass of its own.
+    `from_preset` wants the class that the preset names to be a subclass of its own.
     """
-    frame = sys._getframe(1)
-    while frame is not None:
+    if not hasattr(model, "from_preset"):
+        return False
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
         code = frame.f_code
-        if code.co_name == "save_to_preset" and code.co_argcount:
-            saved = frame.f_locals.get(code.co_varnames[0])
+        if code.co_name == "save_to_preset" and code.co_argcount > 0:
+            saved = frame.f_locals[code.co_varnames[0]]
             if saved is model or getattr(saved, "backbone", None) is model:
                 return True
-        frame = frame.f_back
     return False
 
 

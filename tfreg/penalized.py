@@ -6,7 +6,6 @@ as its losses, and to its config. So they are in every kind of training, count o
 
 import functools
 import inspect
-import sys
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,6 +22,8 @@ from tfreg.selection import Contents, Selection, check_no_lora
 _OwnClass: Any = object
 # The key of the penalties in a model's config.
 CONFIG_KEY = "tfreg"
+# The endings of files that hold the penalties.
+_FILES = (".keras", ".h5", ".hdf5")
 
 
 class Term(NamedTuple):
@@ -122,12 +123,12 @@ class PenalizedModel(_OwnClass):
     def get_config(self):
         if backend.is_saved_as_preset(self):
             raise _cannot_load_preset(self)
-        if backend.is_saved_model_of_tf_keras():
+        if backend.is_saved_model_of_tf_keras(self):
             raise _cannot_save("a SavedModel")
         config = dict(super().get_config())
         contents = Contents(self)
         config[CONFIG_KEY] = {
-            "model": {**backend.identity(own_class(self)), **backend.build_config_in_h5(self)},
+            "model": {**backend.identity(own_class(self)), **backend.h5_build_config(self)},
             "penalties": [_term_config(contents, term) for term in terms_of(self)],
         }
         backend.end_legacy_config(self)
@@ -154,12 +155,17 @@ class PenalizedModel(_OwnClass):
         attach(model, [_term_of(term) for term in penalized["penalties"]])
         return model
 
+    @staticmethod
+    def _tfreg_can_save(filepath, save_format):
+        return True
+
     def save(self, *args, **kwargs):
         arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
         filepath = str(next(iter(arguments.values())))
         if not self._tfreg_can_save(filepath, arguments.get("save_format")):
             raise _cannot_save(f"filepath={filepath!r}")
-        self.get_config()  # an error of it is raised before Keras opens the file
+        if filepath.endswith(_FILES):
+            self.get_config()  # Raise before Keras opens the file, which empties it.
         return super().save(*args, **kwargs)
 
     def __deepcopy__(self, memo):
@@ -172,10 +178,6 @@ class PenalizedModel(_OwnClass):
 @backend.keras.saving.register_keras_serializable(backend.PACKAGE, "PenalizedModel")
 class PenalizedKerasModel(PenalizedModel):
     _tfreg_api = backend.keras
-
-    @staticmethod
-    def _tfreg_can_save(filepath, save_format):
-        return True
 
     def _get_own_losses(self):
         return super()._get_own_losses() + _losses(self, terms_of(self))
@@ -191,12 +193,14 @@ class PenalizedTFKerasModel(PenalizedModel):
 
     @staticmethod
     def _tfreg_can_save(filepath, save_format):
-        is_file = filepath.endswith((".keras", ".h5", ".hdf5"))
-        return save_format in ("keras", "h5") or (save_format is None and is_file)
+        return save_format in ("keras", "h5") or (
+            save_format is None and filepath.endswith(_FILES)
+        )
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
-        if save_type == "savedmodel" and backend.is_saved_model_of_tf_keras():
-            raise _cannot_save("a SavedModel")  # before a file is opened
+        # Raise before a file is opened: get_config is called after the SavedModel is written.
+        if save_type == "savedmodel" and backend.is_saved_model_of_tf_keras(self):
+            raise _cannot_save("a SavedModel")
         return super()._trackable_children(save_type, **kwargs)
 
     def _updated_config(self):
@@ -211,24 +215,25 @@ class PenalizedTFKerasModel(PenalizedModel):
         return backend.tf_keras.saving.deserialize_keras_object, (config,)
 
 
-class _SavedByName(type):
-    """Metaclass of penalized models' classes: .h5 files name them as .keras files do.
+class _NamedInFiles(type):
+    """Metaclass of the classes of penalized models, which gives .h5 files a name that loads.
 
-    They record the `__name__` of the outermost model's class, and so would load the plain model.
+    They record the `__name__` of the outermost model's class, where .keras files record the name
+    under which a class is registered.
     """
 
     @property
     def __name__(cls):
-        if sys._getframe(1).f_code is backend.h5_metadata_code(cls):
-            return backend.api_of(cls).saving.get_registered_name(cls)
+        if backend.is_called_for_h5_metadata():
+            return cls._tfreg_api.saving.get_registered_name(cls)
         return type.__dict__["__name__"].__get__(cls)
 
 
 @functools.cache
 def _metaclass_over(metaclass):
     if metaclass is type:
-        return _SavedByName
-    return type(metaclass.__name__, (_SavedByName, metaclass), {})
+        return _NamedInFiles
+    return type(metaclass.__name__, (_NamedInFiles, metaclass), {})
 
 
 @functools.cache
@@ -247,6 +252,8 @@ def _penalized_class(cls):
     if cls.get_config is stand_in._tfreg_api.Model.get_config:
         # Which fills it in, or refuses to, by the arguments of the constructor.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
+    if hasattr(cls, "save_to_preset"):  # which makes a folder before it asks for the config
+        namespace["save_to_preset"] = _refuse_preset
     made = types.new_class(
         cls.__name__,
         (stand_in, cls),
@@ -271,6 +278,10 @@ def _cannot_load_preset(model):
         "save the preset of what tfreg.remove_penalties(model) returns and call tfreg.add_penalty "
         f"again after from_preset. Received: the penalized model {model.name!r}"
     )
+
+
+def _refuse_preset(model, *args, **kwargs):
+    raise _cannot_load_preset(model)
 
 
 def is_penalized(model):

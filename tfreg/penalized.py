@@ -18,8 +18,9 @@ from tfreg.kernels import with_common_dtype
 from tfreg.penalties import Joint, Penalty
 from tfreg.selection import Contents, Selection, check_no_lora
 
-# To a type checker the classes below stand before any model's own class.
+# To a type checker the classes below stand before any model's own class and metaclass.
 _OwnClass: Any = object
+_OwnMetaclass: Any = type
 # The key of the penalties in a model's config.
 CONFIG_KEY = "tfreg"
 # The endings of files that hold the penalties.
@@ -215,7 +216,7 @@ class PenalizedTFKerasModel(PenalizedModel):
         return backend.tf_keras.saving.deserialize_keras_object, (config,)
 
 
-class _NamedInFiles(type):
+class _NamedInFiles(_OwnMetaclass):
     """Metaclass of the classes of penalized models, which gives .h5 files a name that loads.
 
     They record the `__name__` of the outermost model's class, where .keras files record the name
@@ -252,12 +253,13 @@ def _penalized_class(cls):
     if cls.get_config is stand_in._tfreg_api.Model.get_config:
         # Which fills it in, or refuses to, by the arguments of the constructor.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
-    if hasattr(cls, "save_to_preset"):  # which makes a folder before it asks for the config
+    if hasattr(cls, "save_to_preset"):  # which makes a folder before it calls get_config
         namespace["save_to_preset"] = _refuse_preset
+    its_metaclass: Any = type(cls)
     made = types.new_class(
         cls.__name__,
         (stand_in, cls),
-        {"metaclass": _metaclass_over(type(cls))},
+        {"metaclass": _metaclass_over(its_metaclass)},
         lambda body: body.update(namespace),
     )
     backend.call_alike(made, stand_in)
@@ -266,8 +268,8 @@ def _penalized_class(cls):
 
 def _cannot_save(received):
     return ValueError(
-        "Only the .keras format and .h5 files hold the penalties over a model's weights. Use one of "
-        "them, save_weights, export, or save what tfreg.remove_penalties(model) returns. "
+        "Only the .keras format and .h5 files hold the penalties over a model's weights. Use one "
+        "of them, save_weights, export, or save what tfreg.remove_penalties(model) returns. "
         f"Received: {received}"
     )
 

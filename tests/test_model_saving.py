@@ -1,6 +1,8 @@
 """Penalized models that are saved, copied, and opened again."""
 
 import copy
+import functools
+import itertools
 import json
 import pathlib
 import pickle
@@ -30,6 +32,11 @@ for path in sys.argv[2:]:
         import model_cases
     model = KERAS.models.load_model(path)
     losses = [float(loss) for loss in model.losses]
+    if KERAS.__name__ == "keras" and path.endswith(".h5"):
+        # The optimizer that Keras 3 loads from .h5 knows no variables, without penalties too.
+        optimizer = KERAS.optimizers.SGD.from_config(model.optimizer.get_config())
+        optimizer.iterations.assign(model.optimizer.iterations)
+        model.compile(optimizer, KERAS.losses.MeanSquaredError())
     import numpy as np
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 6)).astype("float32"), rng.normal(size=(32, 2)).astype("float32")
@@ -41,13 +48,21 @@ print(json.dumps(results))
 """
 
 
-def test_saved_and_trained_on_in_a_fresh_process(api, tmp_path, run_fresh):
+def can_be_h5(api, kind):
+    """Whether an .h5 file holds such a model at all: tf_keras refuses subclassed ones."""
+    return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
     for kind in cases.KINDS:
+        if ending == "h5" and not can_be_h5(api, kind):
+            continue
         model = cases.compiled(cases.add_penalties(kind(api)), api)
         cases.set_initial_weights(model)
         cases.fit(model)
-        paths.append(tmp_path / f"{kind.__name__}.keras")
+        paths.append(tmp_path / f"{kind.__name__}.{ending}")
         model.save(paths[-1])
         losses.append([float(loss) for loss in model.losses])
         penalties.append([repr(attached.penalty) for attached in tfreg.get_penalties(model)])
@@ -150,41 +165,254 @@ def test_checkpoints_hold_as_much_as_without_penalties(api, tmp_path):
     assert names[0] == names[1]
 
 
+# Loads every file and tells what it holds.
+SUMMARIES = """
+import json, sys
+import numpy as np
+import tfreg
+import KERAS
+
+sys.path.append(sys.argv[1])
+import test_model_saving
+
+results = [
+    test_model_saving.summary(KERAS.models.load_model(path, custom_objects))
+    for path in sys.argv[2:]
+    for custom_objects in [test_model_saving.custom_objects(KERAS, path)]
+]
+print(json.dumps(results))
+"""
+
+
+def summary(model):
+    return {
+        "outputs": np.asarray(model(np.ones((1, cases.WIDTHS[0]), "float32"))).tolist(),
+        "losses": [float(loss) for loss in model.losses],
+        "penalties": [
+            [repr(attached.penalty), [list(weight.shape) for weight in attached.weights]]
+            for attached in tfreg.get_penalties(model)
+        ],
+    }
+
+
+@functools.cache
+def around_class(api):
+    """A registered, subclassed model around another, which is built once it is made."""
+
+    class Around(api.Model):
+        def __init__(self, inner, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = inner
+            self(np.zeros((1, cases.WIDTHS[0]), "float32"))
+
+        def call(self, x):
+            return self.inner(x)
+
+        def get_config(self):
+            inner = api.saving.serialize_keras_object(self.inner)
+            return {**super().get_config(), "inner": inner}
+
+        @classmethod
+        def from_config(cls, config):
+            inner = api.saving.deserialize_keras_object(config.pop("inner"))
+            return cls(inner, **config)
+
+    return api.saving.register_keras_serializable("tests")(Around)
+
+
+def custom_objects(api, path):
+    # An .h5 file names the class of the outermost model by what Python calls it.
+    return {"Around": around_class(api)} if "subclassed" in str(path) else None
+
+
+def in_functional(api, inner):
+    x = api.Input((cases.WIDTHS[0],))
+    return api.Model(x, api.layers.Dense(3)(inner(x)))
+
+
+def in_sequential(api, inner):
+    return api.Sequential([api.Input((cases.WIDTHS[0],)), inner, api.layers.Dense(3)])
+
+
+def in_subclassed(api, inner):
+    return around_class(api)(inner)
+
+
+def in_several(api, inner):
+    tfreg.add_penalty(inner, tfreg.BoxPenalty(1.0, -0.1, 0.1), "kernel")
+    middle = tfreg.add_penalty(in_sequential(api, inner), PER_WEIGHT)
+    return in_functional(api, in_functional(api, middle))
+
+
+AROUND = [in_functional, in_sequential, in_subclassed, in_several]
+
+
+def by_callback(api, model, path):
+    x = np.ones((2, cases.WIDTHS[0]), "float32")
+    saver = api.callbacks.ModelCheckpoint(str(path))
+    cases.compiled(model, api).fit(x, np.zeros(model(x).shape), verbose=0, callbacks=[saver])
+
+
+SAVE = {
+    "method": lambda api, model, path: model.save(path),
+    "saving": lambda api, model, path: api.saving.save_model(model, path),
+    "models": lambda api, model, path: api.models.save_model(model, path),
+    "callback": by_callback,
+}
+
+
+def test_h5_files_hold_the_penalties_of_nested_models(api, tmp_path, run_fresh):
+    paths, expected = [], []
+    arounds = [around for around in AROUND if api is keras or around is not in_subclassed]
+    kinds = itertools.cycle([cases.sequential, cases.functional, cases.subclassed_built])
+    for kind, (around, way) in zip(kinds, itertools.product(arounds, SAVE)):
+        inner = tfreg.add_penalty(kind(api), PER_WEIGHT)
+        tfreg.add_penalty(inner, cases.JOINT, cases.first_two)
+        model = around(api, inner)
+        paths.append(tmp_path / f"{around.__name__}_{way}.h5")
+        SAVE[way](api, model, paths[-1])
+        expected.append(summary(model))
+    tests = pathlib.Path(__file__).parent
+    results = run_fresh(SUMMARIES.replace("KERAS", api.__name__), tests, *paths)
+    assert len(results) == len(expected) > 0
+    for result, wanted in zip(results, expected):
+        assert len(wanted["losses"]) == len(wanted["penalties"]) >= 2
+        assert result["penalties"] == wanted["penalties"]
+        np.testing.assert_allclose(result["losses"], wanted["losses"], rtol=1e-6)
+        np.testing.assert_allclose(result["outputs"], wanted["outputs"], rtol=1e-5, atol=1e-6)
+
+
+def files_of(path):
+    """The bytes of a file, or of each file in a folder."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return {str(each): each.read_bytes() for each in files}
+
+
+@pytest.fixture
+def leaves_alone(tmp_path):
+    """Checks that saving raises, and leaves what was there byte for byte."""
+
+    def check(save, model, older, path, match):
+        path = tmp_path / path
+        older.save(path)
+        before = files_of(path)
+        assert before
+        with pytest.raises(ValueError, match=match):
+            save(model, path)
+        assert files_of(path) == before
+        new = path.with_name("new_" + path.name)
+        with pytest.raises(ValueError, match=match):
+            save(model, new)
+        assert not new.exists()
+
+    return check
+
+
 @pytest.mark.parametrize("kind", [cases.sequential, cases.functional, cases.subclassed_built])
-def test_what_cannot_hold_the_penalties_says_so(api, kind, tmp_path):
-    model = cases.add_penalties(kind(api))
-    paths = ["model.h5", "model.hdf5"] + (["model"] if api is not keras else [])
-    for path in paths:
-        with pytest.raises(ValueError, match=r"Only the \.keras format.*Received: filepath="):
-            model.save(tmp_path / path)
-        assert not (tmp_path / path).exists()
-    if api is not keras:
-        for save_format in ("tf", "h5"):
-            with pytest.raises(ValueError, match=r"Only the \.keras format"):
-                model.save(tmp_path / "model.keras", save_format=save_format)
+def test_what_cannot_hold_the_penalties_says_so(kind, leaves_alone, tmp_path):
+    model, older = cases.add_penalties(kind(tf_keras)), cases.sequential(tf_keras)
+
+    def save(model, path):
+        model.save(path)
+
+    def save_as_tf(model, path):
+        model.save(path, save_format="tf")
+
+    match = r"Only the \.keras format.*Received: filepath="
+    leaves_alone(save, model, older, "model", match)
+    leaves_alone(save_as_tf, model, older, "model.keras", match)
     plain = tfreg.remove_penalties(model)
     plain.save(tmp_path / "plain.keras")
-    assert api.models.load_model(tmp_path / "plain.keras").losses == []
+    assert tf_keras.models.load_model(tmp_path / "plain.keras").losses == []
 
 
-def test_functions_that_save_do_not_drop_the_penalties_either(api, tmp_path):
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+@pytest.mark.parametrize("kind", [cases.sequential, cases.functional, cases.subclassed_built])
+def test_h5_files_hold_the_penalties_of_the_model_itself(api, kind, name, tmp_path):
+    model = cases.compiled(cases.add_penalties(kind(api)), api)
+    if not can_be_h5(api, kind):
+        with pytest.raises(NotImplementedError, match="Functional model or a Sequential model"):
+            model.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
+        return
+    saves = [lambda path: model.save(path), lambda path: api.models.save_model(model, path)]
+    if api is tf_keras:
+        saves.append(lambda path: model.save(path.with_suffix(".keras"), save_format="h5"))
+    for i, save in enumerate(saves):
+        path = tmp_path / f"{i}_{name}"
+        save(path)
+        [path] = tmp_path.glob(f"{i}_*")
+        again = api.models.load_model(path)
+        assert type(again) is type(model)
+        assert len(tfreg.get_penalties(again)) == 4
+        for actual, expected in zip(cases.kernels(again), cases.kernels(model)):
+            np.testing.assert_array_equal(actual, expected)
+        # The class has the name of the model's own one, but while an .h5 file is written.
+        own_name = type(tfreg.remove_penalties(again)).__name__
+        assert type(model).__name__ == own_name
+
+
+def test_functions_that_save_do_not_drop_the_penalties_either(api, tmp_path, leaves_alone):
     inner = tfreg.add_penalty(cases.functional(api), PER_WEIGHT)
     tfreg.add_penalty(inner, cases.JOINT, cases.first_two)
     x = api.Input((6,))
-    for model in [inner, api.Model(x, inner(x))]:
-        paths = ["model.h5"] + (["saved_model"] if api is not keras else [])
-        for path in paths:
-            with pytest.raises(ValueError, match=r"Only the \.keras format"):
-                api.models.save_model(model, tmp_path / path)
-        api.models.save_model(model, tmp_path / "model.keras")
-        assert len(tfreg.get_penalties(api.models.load_model(tmp_path / "model.keras"))) == 2
-    if api is not keras:  # whose Sequential saves parts in a way that does hold them
-        model = api.Sequential([api.Input((6,)), inner])
-        model.save(tmp_path / "sequential.h5")
-        again = api.models.load_model(tmp_path / "sequential.h5")
-        assert [float(loss) for loss in again.losses] == [float(loss) for loss in model.losses]
+    for model in [inner, api.Model(x, inner(x)), api.Sequential([api.Input((6,)), inner])]:
+        for ending in ["keras", "h5"]:
+            path = tmp_path / f"model.{ending}"
+            api.models.save_model(model, path)
+            again = api.models.load_model(path)
+            assert len(tfreg.get_penalties(again)) == 2
+            losses = [float(loss) for loss in model.losses]
+            np.testing.assert_allclose([float(loss) for loss in again.losses], losses, rtol=1e-6)
+        if api is not keras:
+            leaves_alone(
+                api.models.save_model,
+                model,
+                cases.sequential(api),
+                "saved_model",
+                r"Only the \.keras format",
+            )
     tfreg.remove_penalties(inner)
     inner.save(tmp_path / "plain.h5")
+    assert api.models.load_model(tmp_path / "plain.h5").losses == []
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_model_without_a_config_leaves_the_file_alone(api, name, leaves_alone):
+    def save(model, path):
+        model.save(path)
+
+    older = cases.sequential(api)
+    unbuilt = tfreg.add_penalty(cases.deferred(api), PER_WEIGHT, lambda layer, weight: True)
+    leaves_alone(save, unbuilt, older, name, "function.*Build the model")
+    gone = tfreg.add_penalty(cases.sequential(api), PER_WEIGHT)
+    gone.losses
+    gone.pop()
+    leaves_alone(save, gone, older, name, "not have a trainable weight where one was penalized")
+    inner = tfreg.add_penalty(cases.deferred(api), PER_WEIGHT, lambda layer, weight: True)
+    outer = tfreg.add_penalty(api.Sequential([inner]), PER_WEIGHT)
+    leaves_alone(save, outer, older, name, "function.*Build the model")
+
+
+def test_a_model_of_a_class_with_a_metaclass(api, tmp_path):
+    class Meta(type(api.Model)):
+        def __call__(cls, *args, **kwargs):
+            model = super().__call__(*args, **kwargs)
+            model.made_by = cls.__name__
+            return model
+
+    @api.saving.register_keras_serializable("tests")
+    class Stack(api.Sequential, metaclass=Meta):
+        pass
+
+    model = Stack([api.Input((6,)), api.layers.Dense(3)])
+    tfreg.add_penalty(model, PER_WEIGHT)
+    for name in ["model.keras", "model.h5"]:
+        model.save(tmp_path / name)
+        again = api.models.load_model(tmp_path / name)
+        assert type(again) is type(model) and isinstance(type(again), Meta)
+        assert again.made_by == "Stack" == type(again).__name__
+        assert len(again.losses) == 1
 
 
 def test_a_file_whose_weights_have_other_shapes_is_refused(api):

@@ -317,19 +317,48 @@ def call_alike(cls, registered):
     getattr(registration, names)[cls] = api.saving.get_registered_name(registered)
 
 
-def saves_without_class(model):
-    """Whether `model` is being saved as .h5 or, in tf_keras, as SavedModel.
+def is_called_for_h5_metadata():
+    """Whether the caller of the caller is the function of Keras that describes a model in .h5."""
+    caller = sys._getframe(1).f_back
+    return caller is not None and caller.f_code.co_name == "model_metadata"
 
-    These name its class by what Python calls it, and so load the plain model.
-    """
-    if isinstance(model, keras.Model):
-        state = sys.modules["keras.src.backend.common.global_state"]
-        return bool(state.get_global_attribute("use_legacy_config", False))
-    if getattr(model, "use_legacy_config", False):
-        # tf_keras takes the flag back from the outermost model alone.
+
+def h5_build_config(model):
+    """What builds a loaded `model`, as .keras files have it, if Keras 3 is writing an .h5 file."""
+    state = sys.modules["keras.src.backend.common.global_state"]
+    if not isinstance(model, keras.Model) or not state.get_global_attribute("use_legacy_config"):
+        return {}
+    build_config = model.get_build_config()
+    return {"build_config": build_config} if build_config else {}
+
+
+def end_legacy_config(model):
+    """Takes back what tf_keras sets on each model in an .h5 file, and takes back from one only."""
+    if isinstance(model, tf_keras.Model) and hasattr(model, "use_legacy_config"):
         model.use_legacy_config = False
-        return True
-    return _in_old_format_of_tf_keras()
+
+
+def is_saved_model_of_tf_keras(model):
+    """Whether tf_keras is writing `model` as a SavedModel."""
+    return isinstance(model, tf_keras.Model) and _in_old_format_of_tf_keras()
+
+
+def is_saved_as_preset(model):
+    """Whether a preset of `model`, or of a task around it, is being saved.
+
+    `from_preset` wants the class that the preset names to be a subclass of its own.
+    """
+    if not hasattr(model, "from_preset"):
+        return False
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        code = frame.f_code
+        if code.co_name == "save_to_preset" and code.co_argcount > 0:
+            saved = frame.f_locals[code.co_varnames[0]]
+            if saved is model or getattr(saved, "backbone", None) is model:
+                return True
+    return False
 
 
 def _in_old_format_of_tf_keras():

@@ -20,10 +20,13 @@ from tfreg.penalties import Joint, Penalty
 from tfreg.penalties.base import check_step_size
 from tfreg.selection import Contents, Selection, check_no_lora
 
-# To a type checker the classes below stand before any model's own class.
+# To a type checker the classes below stand before any model's own class and metaclass.
 _OwnClass: Any = object
+_OwnMetaclass: Any = type
 # The key of the penalties in a model's config.
 CONFIG_KEY = "tfreg"
+# The endings of files that hold the penalties.
+_FILES = (".keras", ".h5", ".hdf5")
 # What the config of a penalty has for a step that was given.
 _LOST = "lost"
 
@@ -180,14 +183,17 @@ class PenalizedModel(_OwnClass):
         )
 
     def get_config(self):
-        if backend.saves_without_class(self):
-            raise _cannot_save("an .h5 file or a SavedModel")
+        if backend.is_saved_as_preset(self):
+            raise _cannot_load_preset(self)
+        if backend.is_saved_model_of_tf_keras(self):
+            raise _cannot_save("a SavedModel")
         config = dict(super().get_config())
         contents = Contents(self)
         config[CONFIG_KEY] = {
-            "model": backend.identity(own_class(self)),
+            "model": {**backend.identity(own_class(self)), **backend.h5_build_config(self)},
             "penalties": [_term_config(contents, term) for term in terms_of(self)],
         }
+        backend.end_legacy_config(self)
         return config
 
     @classmethod
@@ -221,12 +227,17 @@ class PenalizedModel(_OwnClass):
         with steps.training_step(self, is_keras_own):
             return super().train_step(*args, **kwargs)
 
+    @staticmethod
+    def _tfreg_can_save(filepath, save_format):
+        return True
+
     def save(self, *args, **kwargs):
-        # Before get_config says so, and leaves a piece of a file.
         arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
         filepath = str(next(iter(arguments.values())))
         if not self._tfreg_can_save(filepath, arguments.get("save_format")):
             raise _cannot_save(f"filepath={filepath!r}")
+        if filepath.endswith(_FILES):
+            self.get_config()  # Raise before Keras opens the file, which empties it.
         return super().save(*args, **kwargs)
 
     def __deepcopy__(self, memo):
@@ -239,10 +250,6 @@ class PenalizedModel(_OwnClass):
 @backend.keras.saving.register_keras_serializable(backend.PACKAGE, "PenalizedModel")
 class PenalizedKerasModel(PenalizedModel):
     _tfreg_api = backend.keras
-
-    @staticmethod
-    def _tfreg_can_save(filepath, save_format):
-        return not filepath.endswith((".h5", ".hdf5"))
 
     def _get_own_losses(self):
         return super()._get_own_losses() + _losses(self, terms_of(self))
@@ -258,7 +265,15 @@ class PenalizedTFKerasModel(PenalizedModel):
 
     @staticmethod
     def _tfreg_can_save(filepath, save_format):
-        return save_format == "keras" or (save_format is None and filepath.endswith(".keras"))
+        return save_format in ("keras", "h5") or (
+            save_format is None and filepath.endswith(_FILES)
+        )
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        # Raise before a file is opened: get_config is called after the SavedModel is written.
+        if save_type == "savedmodel" and backend.is_saved_model_of_tf_keras(self):
+            raise _cannot_save("a SavedModel")
+        return super()._trackable_children(save_type, **kwargs)
 
     def _updated_config(self):
         config = super()._updated_config()
@@ -270,6 +285,27 @@ class PenalizedTFKerasModel(PenalizedModel):
             return super().__reduce__()
         config = backend.tf_keras.saving.serialize_keras_object(self)
         return backend.tf_keras.saving.deserialize_keras_object, (config,)
+
+
+class _NamedInFiles(_OwnMetaclass):
+    """Metaclass of the classes of penalized models, which gives .h5 files a name that loads.
+
+    They record the `__name__` of the outermost model's class, where .keras files record the name
+    under which a class is registered.
+    """
+
+    @property
+    def __name__(cls):
+        if backend.is_called_for_h5_metadata():
+            return cls._tfreg_api.saving.get_registered_name(cls)
+        return type.__dict__["__name__"].__get__(cls)
+
+
+@functools.cache
+def _metaclass_over(metaclass):
+    if metaclass is type:
+        return _NamedInFiles
+    return type(metaclass.__name__, (_NamedInFiles, metaclass), {})
 
 
 @functools.cache
@@ -288,8 +324,14 @@ def _penalized_class(cls):
     if cls.get_config is stand_in._tfreg_api.Model.get_config:
         # Which fills it in, or refuses to, by the arguments of the constructor.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
+    if hasattr(cls, "save_to_preset"):  # which makes a folder before it calls get_config
+        namespace["save_to_preset"] = _refuse_preset
+    its_metaclass: Any = type(cls)
     made = types.new_class(
-        cls.__name__, (stand_in, cls), exec_body=lambda body: body.update(namespace)
+        cls.__name__,
+        (stand_in, cls),
+        {"metaclass": _metaclass_over(its_metaclass)},
+        lambda body: body.update(namespace),
     )
     backend.call_alike(made, stand_in)
     return made
@@ -297,9 +339,22 @@ def _penalized_class(cls):
 
 def _cannot_save(received):
     return ValueError(
-        "Only the .keras format holds the penalties over a model's weights. Use it, save_weights, "
-        f"export, or save what tfreg.remove_penalties(model) returns. Received: {received}"
+        "Only the .keras format and .h5 files hold the penalties over a model's weights. Use one "
+        "of them, save_weights, export, or save what tfreg.remove_penalties(model) returns. "
+        f"Received: {received}"
     )
+
+
+def _cannot_load_preset(model):
+    return ValueError(
+        "A preset does not load with the penalties over a model's weights. Save a .keras file, or "
+        "save the preset of what tfreg.remove_penalties(model) returns and call tfreg.add_penalty "
+        f"again after from_preset. Received: the penalized model {model.name!r}"
+    )
+
+
+def _refuse_preset(model, *args, **kwargs):
+    raise _cannot_load_preset(model)
 
 
 def is_penalized(model):

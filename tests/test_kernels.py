@@ -221,7 +221,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("function", [kernels.total, kernels.total_of_sums])
-@pytest.mark.parametrize("shape", [shape for shape in SMALL_SHAPES if 0 not in shape] + LARGE_SHAPES)
+@pytest.mark.parametrize("shape", [s for s in SMALL_SHAPES if 0 not in s] + LARGE_SHAPES)
 def test_sums_hide_nothing_that_is_not_finite(shape, function, dtype, mode):
     compiled = MODES[mode](function)
     x = np.ones(shape, dtype)

@@ -12,7 +12,7 @@ import tfreg
 PACKAGE = pathlib.Path(tfreg.__file__).parent
 # Each may import what stands in the groups before its own.
 ORDER = [
-    {"backend", "checks"},
+    {"backend", "checks", "read_only"},
     {"inventory", "kernels", "layout", "steps"},
     {"distributions", "groups", "schedules"},
     {"penalties"},

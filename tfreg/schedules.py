@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tfreg import backend, steps
 from tfreg.checks import check_arguments, check_strength, is_int
+from tfreg.read_only import ReadOnly
 
 
 def check_schedule(schedule):
@@ -36,7 +37,7 @@ def multiplier(schedule, step, dtype):
 
 
 @backend.register
-class CubicRamp:
+class CubicRamp(ReadOnly):
     """A ramp that rises fast at first and levels off: the warm-up of a penalty.
 
     `peak + (start - peak) * (1 - t)^3` with `t = (step - begin) / (end - begin)` clipped to [0, 1]
@@ -60,6 +61,11 @@ class CubicRamp:
         Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning for model
         compression, 2017.
     """
+
+    _instead = (
+        "Make another schedule, and add its penalty with it: tfreg.remove_penalties(model), then "
+        "tfreg.add_penalty."
+    )
 
     def __init__(self, begin, end, start=0.0, peak=1.0):
         self.begin = _check_step("begin", begin)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfreg import backend, kernels
 from tfreg.checks import check_arguments, check_non_negative, check_strength
 from tfreg.layout import Layout
+from tfreg.read_only import ReadOnly
 
 _CLASSES: dict[str, type] = {}
 
@@ -20,7 +21,7 @@ def register(cls):
     return backend.register_regularizer(cls)
 
 
-class Penalty(backend.Regularizer):
+class Penalty(ReadOnly, backend.Regularizer):
     """A strength times a function of a weight tensor, as a regularizer of either Keras.
 
     Called directly, or as a layer's own regularizer, a penalty sees a tensor and not its layer, so
@@ -39,11 +40,17 @@ class Penalty(backend.Regularizer):
     `_stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of
     theirs; a subclass with a value of its own sets it anew.
 
+    The arguments of a penalty are read-only once it is made.
+
     Args:
         factor: the strength, a non-negative number that is finite in float32 too.
     """
 
     _stacks = False
+    _instead = (
+        "A strength that changes over training is a `schedule` of tfreg.add_penalty. For another "
+        "penalty call tfreg.remove_penalties(model) and tfreg.add_penalty, or make a new layer."
+    )
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

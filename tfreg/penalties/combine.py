@@ -6,6 +6,7 @@ from tfreg import backend, kernels
 from tfreg.checks import check_arguments
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, check_step_size, no_joint_prox, register
+from tfreg.read_only import ReadOnly
 
 
 @register
@@ -40,11 +41,12 @@ class Sum(Penalty):
                     "Argument `penalties` must consist of penalties or Keras regularizers. "
                     f"Received: {penalty!r} in penalties={penalties!r}"
                 )
-        self.penalties: list = [
+        members = [
             member
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
+        self.penalties: list = self._read_only("penalties", members)
         self._stacks = all(
             isinstance(member, Penalty) and member._stacks for member in self.penalties
         )
@@ -101,7 +103,7 @@ class Sum(Penalty):
 
 
 @backend.register
-class Joint:
+class Joint(ReadOnly):
     """One penalty on several weights together, for `tfreg.add_penalty`.
 
     `penalty(w_1, ..., w_n)`
@@ -129,6 +131,8 @@ class Joint:
     >>> float(penalty([first, second]))
     5.0
     """
+
+    _instead = Penalty._instead
 
     def __init__(self, penalty):
         if isinstance(penalty, Penalty):

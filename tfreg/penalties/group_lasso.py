@@ -200,7 +200,7 @@ class GroupLasso(Penalty):
     @property
     def axis(self):
         axes = [groups.axis for groups in self._groups]
-        return axes if self._is_per_weight else axes[0]
+        return self._read_only("axis", axes) if self._is_per_weight else axes[0]
 
     @property
     def group_size(self):

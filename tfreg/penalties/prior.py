@@ -159,7 +159,7 @@ class Prior(Penalty):
         """The parameters: numbers, arrays, and a dict for each distribution among them."""
         description = self._recipe.description(self._numbers)
         del description["distribution"]
-        return description
+        return self._read_only("parameters", description)
 
     def _check(self, shape, layout, weight_name):
         if not _broadcasts_to(self._traits.batch_shape, shape):

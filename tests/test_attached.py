@@ -113,7 +113,8 @@ def test_values_are_the_losses_and_proximal_operators_lower_them(api, penalty):
 def test_frozen_weights_stay(api):
     model = cases.functional(api)
     tfreg.add_penalty(model, tfreg.GroupLasso(0.1, "input"))
-    tfreg.add_penalty(model, tfreg.Joint(tfreg.GroupLasso(0.1, ["output", "input"])), cases.first_two)
+    tied = tfreg.Joint(tfreg.GroupLasso(0.1, ["output", "input"]))
+    tfreg.add_penalty(model, tied, cases.first_two)
     each, joint = tfreg.get_penalties(model)
     model.layers[1].trainable = False
     before = [np.asarray(w) for w in each.weights]

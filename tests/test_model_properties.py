@@ -1,4 +1,4 @@
-"""Models at random: wrapped, shared, nested, renamed and frozen layers, selected, saved, counted."""
+"""Models at random, of wrapped, shared, nested, renamed and frozen layers."""
 
 import tempfile
 

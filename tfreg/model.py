@@ -152,19 +152,27 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
         weights: the weights to penalize, those of nested models included:
 
             - None: every kernel, embeddings included; no bias, no normalization weight.
-            - a string: those whose path (in tf_keras, the names of the layers and the weight
-              joined with slashes) the regular expression is found in.
+            - a string: those whose path the regular expression is found in. A path is made of the
+              names of the layers around the weight, as they are now, and its own, joined with
+              slashes: "block/dense/kernel". Name the layers of a subclassed model: otherwise they
+              get new names when it is loaded.
             - a function of (layer, weight): those for which it returns true.
             - a list of layers (for their kernels), variables, layer names and weight paths. A
               `Joint` gets the weights in this order.
 
-            The choice is made once all layers are built, and lasts. Frozen weights are left out of
-            the loss as long as they are frozen; as one of several in a `Joint` they are
-            constants.
+            The choice is made once all layers are built, and lasts. A weight belongs to the layer
+            that made it, also where a wrapper or another layer holds it too. Frozen weights are
+            left out of the loss as long as they are frozen; as one of several in a `Joint` they
+            are constants.
         schedule: a multiplier of the strength: a `keras.optimizers.schedules` object,
-            `tfreg.schedules.CubicRamp` or another registered callable of the step, which is
-            `model.optimizer.iterations`: also in a loop of your own, whose optimizer the model
-            must have.
+            `tfreg.schedules.CubicRamp` or another registered callable of the step.
+        step: what the schedule counts: an optimizer, whose steps it is, a scalar integer variable,
+            or a function that returns the step. It is not saved: a loaded model needs its
+            penalties anew. None counts the steps of the optimizer of `model`, or of the penalized
+            model around it, which must be the one that trains the weights: otherwise the first
+            step of `fit` and `train_on_batch`, and one of the first in a loop of your own, is an
+            error. (A loop that XLA compiles cannot raise one, and gets NaN as its gradient; under
+            a ParameterServerStrategy a loop is not checked.)
 
     Returns:
         `model`.
@@ -173,6 +181,12 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
         TypeError, ValueError: for other arguments; if no weight is selected, or something in the
             list is not part of the model or ambiguous; if the penalty does not fit a selected
             weight; if a layer has LoRA enabled. Before the model is built, when it is.
+        RuntimeError: in TensorFlow 1's graph mode.
+
+    A model made of the layers or tensors of a penalized one is another model, without its
+    penalties: `keras.Model(model.input, model.layers[-2].output)`, `Sequential(model.layers[:-1])`,
+    the clone that a scikit-learn wrapper or a wrapper of tfmot trains. Add them to the model that
+    is trained.
 
     Example:
 
@@ -233,9 +247,10 @@ def get_penalties(model):
         model: a model of either Keras.
 
     Returns:
-        A list of `AttachedPenalty`, with fields `penalty`, `paths`, `schedule` and `weights`: first
-        those added to the model, in order, then those of nested models and of layers, as long as
-        they are of tfreg.
+        A list of `AttachedPenalty`, with fields `penalty`, `paths`, `schedule` and `weights`, and
+        methods `value()`, what it adds to `model.losses` now, and `prox(step_size)`, its proximal
+        operator as it is trained: first those added to the model, in order, then those of nested
+        models and of layers, as long as they are of tfreg.
 
     Example:
 
@@ -250,20 +265,27 @@ def get_penalties(model):
     attached = []
     for _, names, layer in contents.layers:
         for term in penalized.terms_of(layer):
-            if layer.built:
-                weights = [weight.variable for weight in term.selection.select(Contents(layer))]
-                of_weights = [paths[id(weight)] for weight in weights]
-                on = _OnModel(model, layer, term)
-                attached.append(
-                    AttachedPenalty(term.penalty, of_weights, term.schedule, weights, on)
-                )
-            else:
+            if not layer.built:
                 attached.append(AttachedPenalty(term.penalty, None, term.schedule))
+                continue
+            weights = [weight.variable for weight in term.selection.select(Contents(layer))]
+            attached.append(
+                AttachedPenalty(
+                    term.penalty,
+                    [paths[id(weight)] for weight in weights],
+                    term.schedule,
+                    weights,
+                    _OnModel(model, layer, term),
+                )
+            )
         for weight, regularizer in backend.regularized_weights(layer, contents.made_by(layer)):
             if isinstance(regularizer, Penalty):
                 path = backend.weight_path(weight, names)
-                on = _OnLayer(model, regularizer, weight)
-                attached.append(AttachedPenalty(regularizer, [path], None, [weight], on))
+                attached.append(
+                    AttachedPenalty(
+                        regularizer, [path], None, [weight], _OnLayer(model, regularizer, weight)
+                    )
+                )
     return attached
 
 

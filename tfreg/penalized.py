@@ -120,9 +120,9 @@ def _step(holder, term):
     """What tells the step that the schedule of a `term` of the model `holder` counts."""
     if isinstance(term.step, _LostStep):
         raise RuntimeError(
-            f"The schedule of a penalty over the model {holder.name!r} counts a step that was given "
-            "as `step` of tfreg.add_penalty, which no file or copy of the model keeps. Remove the "
-            "penalties with tfreg.remove_penalties and add them anew with the step."
+            f"The schedule of a penalty over the model {holder.name!r} counts a step that was "
+            "given as `step` of tfreg.add_penalty, which no file or copy of the model keeps. "
+            "Remove the penalties with tfreg.remove_penalties and add them anew with the step."
         )
     return steps.optimizer_of(holder) if term.step is None else term.step
 

@@ -80,7 +80,7 @@ class AttachedPenalty:
         >>> model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1, axis="output"))
         >>> [attached] = tfreg.get_penalties(model)
         >>> for weight, shrunk in zip(attached.weights, attached.prox(step_size=0.5)):
-        ...     weight.assign(shrunk)
+        ...     _ = weight.assign(shrunk)
         """
         return self._built().prox(step_size)
 

@@ -1,5 +1,6 @@
 """The one seam to Keras 3 and tf_keras: no other module imports either."""
 
+import concurrent.futures
 import functools
 import inspect
 import sys
@@ -49,6 +50,37 @@ _NOT_DENSE = (
 
 class Regularizer(keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer):
     """A regularizer to both Kerases: tf_keras warns on saving one that is not its own."""
+
+
+def in_a_fresh_thread(function):
+    """`function()`, run outside of whatever this thread is in.
+
+    A thread begins without a graph, a device, a replica, and what `tf.debugging` checks of each
+    operation of this one.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
+
+def check_not_graph_mode(what):
+    """Raises a RuntimeError, which says that `what` needs it, if there is no eager mode.
+
+    A tf.function, and a tf.Graph used as the default, are no obstacle.
+    """
+    if not in_a_fresh_thread(tf.executing_eagerly):
+        raise RuntimeError(
+            f"{what} needs TensorFlow 2's eager mode. Do not call "
+            "tf.compat.v1.disable_eager_execution() or tf.compat.v1.disable_v2_behavior()."
+        )
+
+
+def check_shapes_of_ints(what):
+    """Raises a RuntimeError, which says that `what` needs them, if shapes are TensorFlow 1's."""
+    if not isinstance(tf.TensorShape([1])[0], int):
+        raise RuntimeError(
+            f"{what} needs TensorFlow 2's shapes. Do not call "
+            "tf.compat.v1.disable_v2_behavior() or tf.compat.v1.disable_v2_tensorshape()."
+        )
 
 
 def register(cls):

@@ -224,31 +224,35 @@ class Traits(NamedTuple):
 
 def traits(recipe, numbers, floor):
     """The `Traits` of a density, or a ValueError if it can be no prior of a weight."""
-    with tf.init_scope():
-        with _explained_errors(recipe, numbers):
-            single = recipe.distribution(tensors(numbers, tf.float32))
-            double = recipe.distribution(tensors(numbers, tf.float64))
-            # Not in double precision: TFP would ask of float32 probabilities that they add up so.
-            recipe.distribution(tensors(numbers, tf.float32), validate_args=True)
-        _check_scalar(double)
-        with _explained_errors(recipe, numbers):
-            support = _support(single)
-        _check_support(support, double)
-        with _explained_errors(recipe, numbers):
-            zero = tf.zeros(double.batch_shape, tf.float64)
-            given = floor
-            if floor is None and np.isnan(double.log_prob(zero)).any():
-                floor = BESIDE_ZERO
-            lowest = zero if floor is None else floor * tf.ones_like(zero)
-            densities = [single.log_prob(tf.cast(lowest, tf.float32)), double.log_prob(lowest)]
-            cusp: str | float | None = None
-            if floor is None and _has_cusp(double, zero):
-                cusp = 0.0
-            # On the half-line, of a LogNormal say, `loc` is no location.
-            loc = tensors(numbers, tf.float64).get("loc")
-            if loc is not None and support == REAL_LINE and _has_cusp(double, loc):
-                cusp = "loc"
-        _check_floor(densities, given, double)
+    # There tf.debugging.enable_check_numerics() does not take a density of 0 for an error.
+    return backend.in_a_fresh_thread(lambda: _traits(recipe, numbers, floor))
+
+
+def _traits(recipe, numbers, floor):
+    with _explained_errors(recipe, numbers):
+        single = recipe.distribution(tensors(numbers, tf.float32))
+        double = recipe.distribution(tensors(numbers, tf.float64))
+        # Not in double precision: TFP would ask of float32 probabilities that they add up so.
+        recipe.distribution(tensors(numbers, tf.float32), validate_args=True)
+    _check_scalar(double)
+    with _explained_errors(recipe, numbers):
+        support = _support(single)
+    _check_support(support, double)
+    with _explained_errors(recipe, numbers):
+        zero = tf.zeros(double.batch_shape, tf.float64)
+        given = floor
+        if floor is None and np.isnan(double.log_prob(zero)).any():
+            floor = BESIDE_ZERO
+        lowest = zero if floor is None else floor * tf.ones_like(zero)
+        densities = [single.log_prob(tf.cast(lowest, tf.float32)), double.log_prob(lowest)]
+        cusp: str | float | None = None
+        if floor is None and _has_cusp(double, zero):
+            cusp = 0.0
+        # On the half-line, of a LogNormal say, `loc` is no location.
+        loc = tensors(numbers, tf.float64).get("loc")
+        if loc is not None and support == REAL_LINE and _has_cusp(double, loc):
+            cusp = "loc"
+    _check_floor(densities, given, double)
     return Traits(double.batch_shape, support == HALF_LINE, floor, cusp)
 
 

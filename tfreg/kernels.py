@@ -18,6 +18,8 @@ import warnings
 
 import tensorflow as tf
 
+from tfreg import backend
+
 # Below this many elements the launch of an XLA executable costs more than it saves.
 XLA_MIN_ELEMENTS = 2**18
 # Weights of ever new shapes, activities say, must not fill the memory with traces.
@@ -172,6 +174,12 @@ def reciprocal_or_zero(x, is_zero):
     return tf.where(is_zero, tf.zeros_like(x), tf.ones_like(x)) / x
 
 
+def share(t):
+    """`t / (1 + t)` for a `t` >= 0, infinity too, and nothing infinite on the way"""
+    small, large = tf.minimum(t, 1.0), tf.maximum(t, 1.0)
+    return tf.where(t > 1.0, 1.0 / (1.0 + 1.0 / large), small / (1.0 + small))
+
+
 @functools.cache
 def _xla_available():
     """Whether XLA compiles for every device here: a graph would tell only when it runs."""
@@ -188,9 +196,13 @@ def _xla_available():
 
 
 def _xla_compiles_on(device_name):
-    try:
-        with tf.init_scope(), tf.device(device_name):
+    def probe():
+        with tf.device(device_name):
             tf.function(tf.identity, jit_compile=True)(tf.zeros([1]))
+
+    try:
+        # What tf.debugging.enable_check_numerics() adds to a function does not compile.
+        backend.in_a_fresh_thread(probe)
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
         return False
     return True
@@ -265,12 +277,15 @@ class Compiled:
 
         function.__name__ = self._name
         compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
-        # A replica's graph and device must not stick to a trace that all replicas share.
-        with tf.init_scope(), tf.device(None):
-            return compiled.get_concrete_function(
+        # A replica's graph and device must not stick to a trace that all replicas share. Nor must
+        # tf.debugging.enable_check_numerics() see what TFP computes: where a density is 0, say.
+        return backend.in_a_fresh_thread(
+            functools.partial(
+                compiled.get_concrete_function,
                 tf.TensorSpec(shape, dtype, "weight"),
                 **{name: tf.TensorSpec(shape, accumulation) for name, shape in tensor_shapes},
             )
+        )
 
 
 class Differentiable(Compiled):

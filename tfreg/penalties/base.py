@@ -58,6 +58,7 @@ class Penalty(ReadOnly, backend.Regularizer):
             cls._stacks = False
 
     def __init__(self, factor):
+        backend.check_shapes_of_ints(type(self).__name__)
         self.factor = check_strength("factor", factor)
 
     @tf.autograph.experimental.do_not_convert

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfreg.checks import check_number
-from tfreg.kernels import compiled, kernel, total
+from tfreg.kernels import compiled, kernel, share, total
 from tfreg.penalties.base import Penalty, register
 
 
@@ -29,7 +29,7 @@ def _(w, lower, upper):
 @compiled
 def box_prox(w, strength, lower, upper):
     """`w - 2 strength / (1 + 2 strength) (w - clip(w))`, for a strength of 0 or infinity too."""
-    return w - _violation(w, lower, upper) / (1.0 + 1.0 / (2.0 * strength))
+    return w - share(2.0 * strength) * _violation(w, lower, upper)
 
 
 @register

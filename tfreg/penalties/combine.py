@@ -30,6 +30,7 @@ class Sum(Penalty):
     """
 
     def __init__(self, penalties):
+        backend.check_shapes_of_ints("Sum")
         if not isinstance(penalties, (list, tuple)) or not penalties:
             raise ValueError(
                 "Argument `penalties` must be a non-empty list of penalties. "

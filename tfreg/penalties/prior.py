@@ -5,9 +5,9 @@ import math
 
 import tensorflow as tf
 
-from tfreg import distributions
+from tfreg import backend, distributions
 from tfreg.checks import check_number
-from tfreg.kernels import accumulation_dtype, compiled, kept_apart, kernel, total
+from tfreg.kernels import accumulation_dtype, compiled, kept_apart, kernel, share, total
 from tfreg.penalties.base import Penalty, register
 
 
@@ -65,7 +65,7 @@ def _(w, recipe, is_half_line, cusp, floor, **numbers):
 @compiled
 def normal_prox(w, strength, loc, scale):
     """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, of 0 or infinity too"""
-    return _not_repeated(w - (w - loc) / (1.0 + scale * (scale / strength)), w)
+    return _not_repeated(w - share(strength / scale / scale) * (w - loc), w)
 
 
 @compiled
@@ -142,6 +142,7 @@ class Prior(Penalty):
                 "the mean of their negative log likelihoods. Received: factor=None"
             )
         super().__init__(factor)
+        backend.check_not_graph_mode("Prior")
         expected = "a finite number > 0 or None"
         self.floor = (
             None if floor is None else check_number("floor", floor, expected, lambda x: x > 0)

@@ -198,6 +198,7 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
     >>> penalty = tfreg.BoxPenalty(0.1, -1.0, 1.0)
     >>> model = tfreg.add_penalty(model, penalty, weights="bias$", schedule=ramp)
     """
+    backend.check_not_graph_mode("tfreg.add_penalty")
     if not backend.is_model(model):
         raise TypeError(
             f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"

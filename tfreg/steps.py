@@ -54,7 +54,8 @@ def current(source):
 @contextlib.contextmanager
 def reading_losses(model):
     """While the losses of `model` are read, its optimizer trains what they are losses of."""
-    token = _reading.set(_reading.get() or model)
+    outermost = _reading.get()
+    token = _reading.set(model if outermost is None else outermost)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """Models at random, of wrapped, shared, nested, renamed and frozen layers."""
 
+import copy
 import tempfile
 
 import keras
@@ -91,8 +92,14 @@ class Drawn:
         self.paths[id(layer)] = f"{around}/{name}".lstrip("/")
 
 
-def group_lasso(layer):
-    return 0.5 * np.linalg.norm(np.asarray(layer.kernel), axis=0).sum()
+def group_lasso(layers):
+    return sum(0.5 * np.linalg.norm(np.asarray(layer.kernel), axis=0).sum() for layer in layers)
+
+
+def joint_group_lasso(layers):
+    """The k-th units of all layers are one group."""
+    columns = [np.asarray(layer.kernel) for layer in layers]
+    return 0.5 * np.linalg.norm(np.concatenate(columns), axis=0).sum() if columns else 0.0
 
 
 def own_box(layer):
@@ -127,6 +134,9 @@ def check(drawn, model, chosen, expected, own):
     np.testing.assert_allclose(total(model), expected + own, rtol=1e-5, atol=1e-6)
     told = sum(float(attached.value()) for attached in tfreg.get_penalties(model))
     np.testing.assert_allclose(told, total(model), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        float(tfreg.regularization_loss(model)), total(model), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("api", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -150,14 +160,19 @@ def test_what_is_selected_counts_once_before_and_after_saving(api):
         way = data.draw(st.sampled_from(["none", *ways]), "way")
         if way == "none":
             chosen = drawn.dense
-        tfreg.add_penalty(drawn.model, PENALTY, None if way == "none" else ways[way])
+        is_joint = data.draw(st.booleans(), "joint")
+        penalty = tfreg.Joint(PENALTY) if is_joint else PENALTY
+        tfreg.add_penalty(drawn.model, penalty, None if way == "none" else ways[way])
         for layer in frozen:
             layer.trainable = False
         # What a wrapper of tf_keras holds is trained with the wrapper.
         trained = {id(weight) for weight in drawn.model.trainable_weights}
         frozen = {layer for layer in frozen if id(layer.kernel) not in trained}
         counted = [layer for layer in chosen if layer not in frozen]
-        expected = sum(map(group_lasso, counted))
+        if is_joint:  # in which those that are frozen are constants
+            expected = joint_group_lasso(chosen if counted else [])
+        else:
+            expected = group_lasso(counted)
         if api is keras:
             own = sum(own_box(layer) for layer in drawn.with_own if layer not in frozen)
         else:  # which goes on counting what is frozen
@@ -170,12 +185,13 @@ def test_what_is_selected_counts_once_before_and_after_saving(api):
                 again = api.models.load_model(f"{directory}/m.keras")
             clone = tfreg.clone_model(drawn.model)
             clone.set_weights(drawn.model.get_weights())
-            for model in (again, clone):
+            for model in (again, clone, copy.deepcopy(drawn.model)):
                 check(drawn, model, chosen, expected, own)
         [term, *_] = tfreg.get_penalties(drawn.model)
-        for weight, shrunk in zip(term.weights, term.prox(1e6), strict=True):
-            is_frozen = any(weight is layer.kernel for layer in frozen)
-            assert np.array_equal(shrunk, np.asarray(weight)) if is_frozen else not np.any(shrunk)
+        if not is_joint or len(counted) in (0, len(chosen)):
+            for weight, shrunk in zip(term.weights, term.prox(1e6), strict=True):
+                is_frozen = any(weight is layer.kernel for layer in frozen)
+                assert np.array_equal(shrunk, np.asarray(weight) if is_frozen else 0.0 * shrunk)
         tfreg.remove_penalties(drawn.model)
         np.testing.assert_allclose(total(drawn.model), own, rtol=1e-5, atol=1e-6)
 

@@ -55,6 +55,13 @@ def of(code, names):
 
 
 @pytest.mark.parametrize("switch", ["disable_eager_execution", "disable_v2_behavior"])
+def test_add_penalty_says_that_it_needs_eager_mode(switch, run_fresh):
+    added = "tfreg.add_penalty(tf_keras.Sequential([tf_keras.layers.Dense(3)]), 'group_lasso')"
+    [message] = run_fresh(of(REFUSED, [added]), switch).values()
+    assert message.startswith("tfreg.add_penalty needs TensorFlow 2's eager mode")
+
+
+@pytest.mark.parametrize("switch", ["disable_eager_execution", "disable_v2_behavior"])
 def test_a_prior_says_that_it_needs_eager_mode(switch, run_fresh):
     [message] = run_fresh(of(REFUSED, [PRIOR]), switch).values()
     assert message.startswith("Prior needs TensorFlow 2's")

@@ -212,24 +212,6 @@ def test_the_layers_of_a_model_as_a_list(api):
         tfreg.add_penalty(model, PER_WEIGHT, [model.layers[2]])
 
 
-GRAPH_MODE = """
-import json
-import tensorflow as tf
-tf.compat.v1.disable_eager_execution()
-import tf_keras
-import tfreg
-model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3)])
-try:
-    tfreg.add_penalty(model, tfreg.GroupLasso())
-except RuntimeError as error:
-    print(json.dumps(str(error)))
-"""
-
-
-def test_graph_mode_of_tensorflow_1_is_refused(run_fresh):
-    assert "tfreg.add_penalty needs TensorFlow 2's eager mode" in run_fresh(GRAPH_MODE)
-
-
 def test_a_graph_that_is_the_default_for_a_while_is_none_of_that_mode():
     with tf.Graph().as_default():
         model = tf_keras.Sequential([tf_keras.layers.Dense(3)])

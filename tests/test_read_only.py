@@ -375,3 +375,34 @@ def test_a_strength_cannot_change_behind_a_compiled_model(api, attach, tmp_path)
     ]
     with refused(loaded):
         loaded.penalties = []
+
+
+def test_lists_and_arrays_of_a_subclass_are_copied_and_locked():
+    class Scaled(tfreg.GroupLasso):
+        def __init__(self, factor, scales, table):
+            super().__init__(factor)
+            self.scales = scales
+            self.table = table
+
+    scales, table = [1.0, [2.0]], np.ones(2)
+    penalty = Scaled(0.1, scales, table)
+    scales[0] = scales[1][0] = table[0] = 5.0
+    assert penalty.scales == [1.0, [2.0]] and penalty.table.tolist() == [1.0, 1.0]
+    for change in (lambda: penalty.scales.append(3.0), lambda: penalty.scales[1].clear()):
+        with pytest.raises(AttributeError, match="cannot be changed"):
+            change()
+    with pytest.raises(ValueError, match="read-only"):
+        penalty.table[0] = 5.0
+
+
+def test_objects_of_keras_are_copied(api):
+    l2 = api.regularizers.L2(0.5)
+    decay = api.optimizers.schedules.ExponentialDecay(1.0, 10, 0.5)
+    model = api.Sequential([api.Input((3,)), api.layers.Dense(2)])
+    model.compile(api.optimizers.SGD(0.1), "mse")
+    tfreg.add_penalty(model, l2)
+    tfreg.add_penalty(model, tfreg.GroupLasso(0.1) + l2, schedule=decay)
+    before = [float(loss) for loss in model.losses]
+    l2.l2 = 100.0
+    decay.initial_learning_rate = 100.0
+    assert [float(loss) for loss in model.losses] == before

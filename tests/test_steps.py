@@ -122,7 +122,7 @@ def gan(api, own, **arguments):
 def test_a_default_optimizer_that_a_train_step_does_not_use(api, way):
     model = gan(api, api.optimizers.SGD(0.01))
     model.run_eagerly = way == "eager"
-    with pytest.raises(RuntimeError, match="'gan'.*another one trains.*step=optimizer"):
+    with pytest.raises(RuntimeError, match="'gan'.*takes none while.*step=optimizer"):
         if way == "train_on_batch":
             model.train_on_batch(X, Y)
         else:
@@ -133,7 +133,7 @@ def test_a_default_optimizer_that_was_built_all_the_same(api):
     model = gan(api, api.optimizers.SGD(0.01))
     model.optimizer.build(model.trainable_variables)
     with pytest.raises(tf.errors.InvalidArgumentError, match="stand still"):
-        model.fit(X, Y, batch_size=1, verbose=0)
+        model.fit(X, Y, batch_size=1, epochs=2, verbose=0)
 
 
 def test_a_train_step_with_another_optimizer_counts_the_step_that_is_given(api):
@@ -206,11 +206,13 @@ def test_a_loop_with_an_optimizer_that_the_model_was_not_compiled_with(
     other.build(model.trainable_variables)
     step = loop(model, other, mode)
     if mode == "xla":  # which has no way to raise
-        assert np.isnan([float(step(X, Y)) for _ in range(6)][-1])
+        losses = [float(step(X, Y)) for _ in range(steps.MOST_MOVES + 4)]
+        assert np.isfinite(losses[0]) and np.isnan(losses[-1])
+        assert all(np.isfinite(weight).all() for weight in model.get_weights())
         return
     error = RuntimeError if mode == "eager" else tf.errors.InvalidArgumentError
-    with pytest.raises(error, match="another one trains.*stand still.*step=optimizer"):
-        for _ in range(6):
+    with pytest.raises(error, match="takes none while.*stand still.*step=optimizer"):
+        for _ in range(steps.MOST_MOVES + 4):
             step(X, Y)
     # A graph may take the step in which it finds out.
     assert int(other.iterations) <= steps.MOST_MOVES + 2
@@ -244,9 +246,10 @@ def test_a_loop_under_a_strategy(api, replicas):
         if optimizer is model.optimizer:
             for _ in range(6):
                 step()
+            model.optimizer.iterations.assign(0)
             continue
         with pytest.raises(tf.errors.InvalidArgumentError, match="stand still"):
-            for _ in range(6):
+            for _ in range(steps.MOST_MOVES + 4):
                 step()
 
 
@@ -272,6 +275,142 @@ def test_gradients_may_be_taken_any_number_of_times_at_one_step(api):
         gradient()
         kernel.assign(kernel / 1.1)
         model.optimizer.apply_gradients(zip([gradient(), tf.zeros([1])], model.trainable_variables))
+
+
+def test_a_function_that_returns_what_a_graph_would_keep_is_refused(api):
+    counter = [0]
+    model = scheduled(api)
+    tfreg.remove_penalties(model)
+    tfreg.add_penalty(
+        model, PENALTY, schedule=RAMP, step=lambda: tf.constant(counter[0], tf.int64)
+    )
+    assert float(model.losses[0]) == 0.0
+    with pytest.raises(ValueError, match="a constant.*keep for ever"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("way", ["compiled anew", "never used", "used before"])
+def test_an_optimizer_that_was_given_but_does_not_train(api, way):
+    model = scheduled(api)
+    given = model.optimizer if way == "compiled anew" else api.optimizers.SGD(0.01)
+    if way == "used before":
+        given.build(model.trainable_variables)
+    tfreg.remove_penalties(model)
+    tfreg.add_penalty(model, PENALTY, schedule=RAMP, step=given)
+    model.compile(api.optimizers.SGD(0.01), api.losses.MeanSquaredError(), jit_compile=False)
+    with pytest.raises((RuntimeError, tf.errors.InvalidArgumentError), match="takes none while"):
+        model.fit(X, Y, batch_size=1, epochs=2, verbose=0)
+
+
+def wrapping_class(api):
+    class Wrapping(api.optimizers.Optimizer):
+        """Leaves each step, and the count of them, to the optimizer in it."""
+
+        def __init__(self, inner):
+            super().__init__(**({"learning_rate": 0.1} if api is keras else {"name": "wrapping"}))
+            self.inner = inner
+
+        def build(self, variables):
+            super().build(variables)
+            self.inner.build(variables)
+
+        def apply(self, grads, trainable_variables=None):
+            if not self.built:
+                self.build(trainable_variables)
+            self.inner.apply(grads, trainable_variables)
+
+        def apply_gradients(self, grads_and_vars, *args, **kwargs):
+            if api is keras:
+                return super().apply_gradients(grads_and_vars, *args, **kwargs)
+            pairs = list(grads_and_vars)
+            self.build([variable for _, variable in pairs])
+            return self.inner.apply_gradients(pairs, *args, **kwargs)
+
+        def get_config(self):
+            return {}
+
+    return Wrapping
+
+
+def test_an_optimizer_that_leaves_the_counting_to_another(api):
+    model = scheduled(api)
+    inner = api.optimizers.SGD(0.01)
+    model.compile(wrapping_class(api)(inner), api.losses.MeanSquaredError(), jit_compile=False)
+    errors = (RuntimeError, tf.errors.InvalidArgumentError)
+    with pytest.raises(errors, match="Wrapping, which takes none while"):
+        model.fit(X, Y, batch_size=1, epochs=2, verbose=0)
+    model, inner = scheduled(api), api.optimizers.SGD(0.01)
+    tfreg.remove_penalties(model)
+    tfreg.add_penalty(model, PENALTY, schedule=RAMP, step=inner)
+    model.compile(wrapping_class(api)(inner), api.losses.MeanSquaredError(), jit_compile=False)
+    model.fit(X, Y, batch_size=1, epochs=2, verbose=0)
+    assert int(tf.convert_to_tensor(inner.iterations)) == 16
+
+
+def test_a_schedule_that_has_ended_may_stand_still(api):
+    model = scheduled(api)
+    model.fit(X, Y, batch_size=1, verbose=0)
+    other = api.optimizers.Adam(0.01)
+    other.build(model.trainable_variables)
+    for mode in LOOPS:
+        step = loop(model, other, mode)
+        assert np.isfinite([float(step(X, Y)) for _ in range(steps.MOST_MOVES + 4)]).all()
+
+
+def test_a_loop_goes_on_with_the_right_optimizer_after_the_error(api):
+    model, other = scheduled(api), api.optimizers.SGD(0.01)
+    for optimizer in (model.optimizer, other):
+        optimizer.build(model.trainable_variables)
+    for mode, error in [("eager", RuntimeError), ("graph", tf.errors.InvalidArgumentError)]:
+        model.optimizer.iterations.assign(0)
+        with pytest.raises(error, match="stand still"):
+            step = loop(model, other, mode)
+            for _ in range(steps.MOST_MOVES + 4):
+                step(X, Y)
+        step = loop(model, model.optimizer, mode)
+        assert np.isfinite([float(step(X, Y)) for _ in range(4)][1:]).all()
+
+
+def test_an_eager_train_step_need_not_train_at_once(api):
+    class Own(api.Sequential):
+        """Trains with every third batch."""
+
+        def train_step(self, data):
+            x, y = data[:2]
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x) - y) ** 2) + tfreg.regularization_loss(self)
+            weights = self.trainable_variables
+            gradients = tape.gradient(loss, weights)
+            self.seen = getattr(self, "seen", 0) + 1
+            if self.seen % 3 == 0:
+                self.optimizer.apply_gradients(zip(gradients, weights))
+            return {"loss": loss}
+
+    model = Own([api.Input((4,)), api.layers.Dense(1)])
+    tfreg.add_penalty(model, PENALTY, schedule=RAMP)
+    model.compile(api.optimizers.SGD(0.01), run_eagerly=True)
+    model.fit(X, Y, batch_size=1, epochs=2, verbose=0)
+    assert int(tf.convert_to_tensor(model.optimizer.iterations)) == 5
+
+
+def test_a_function_that_trains_can_be_saved(api, tmp_path):
+    class Trainer(tf.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.optimizer = model, model.optimizer
+            self.take = loop(model, model.optimizer, "eager")
+
+        @tf.function(input_signature=[tf.TensorSpec((8, 4)), tf.TensorSpec((8, 1))])
+        def train(self, x, y):
+            return self.take(x, y)
+
+    model = scheduled(api)
+    model.optimizer.build(model.trainable_variables)
+    trainer = Trainer(model)
+    first = float(trainer.train(X, Y))
+    tf.saved_model.save(trainer, tmp_path / "saved", signatures={"train": trainer.train})
+    again = tf.saved_model.load(tmp_path / "saved")
+    assert float(again.train(X, Y)) != first
 
 
 def test_second_derivatives_through_a_schedule(api):
@@ -344,7 +483,7 @@ def test_a_step_goes_with_a_schedule(api):
         tfreg.add_penalty(cases.sequential(api), PENALTY, step=api.optimizers.SGD())
 
 
-@pytest.mark.parametrize("returned", [0.5, [1, 2], tf.constant(1.0)])
+@pytest.mark.parametrize("returned", [0.5, 3, np.int64(3), [1, 2], tf.constant(1.0), None])
 def test_a_function_must_return_an_integer(api, returned):
     model = tfreg.add_penalty(
         cases.sequential(api), PENALTY, schedule=RAMP, step=lambda: returned

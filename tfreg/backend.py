@@ -1,6 +1,7 @@
 """The one seam to Keras 3 and tf_keras: no other module imports either."""
 
 import concurrent.futures
+import copy
 import functools
 import inspect
 import sys
@@ -134,6 +135,12 @@ def check_registered(name, value):
         )
 
 
+def copied(value):
+    """A copy of `value` if it is an object of Keras's own, which its user may change."""
+    is_keras_own = type(value).__module__.split(".")[0] in (keras.__name__, tf_keras.__name__)
+    return copy.deepcopy(value) if is_keras_own else value
+
+
 def is_schedule(value):
     """Whether `value` is a learning-rate schedule that saved models of its Keras can name."""
     cls = type(value)
@@ -229,6 +236,16 @@ def is_built(optimizer):
     if isinstance(optimizer, tf_keras.optimizers.legacy.Optimizer):
         return optimizer._hypers_created
     return getattr(optimizer, "built", True)
+
+
+def counts_its_steps(optimizer):
+    """Whether `optimizer` counts each step that it takes, as Keras's own do.
+
+    One that hands the gradients to another may leave that to it.
+    """
+    methods = [getattr(type(optimizer), name, None) for name in ("apply", "apply_gradients")]
+    modules = {method.__module__.split(".")[0] for method in methods if method is not None}
+    return modules <= {keras.__name__, tf_keras.__name__}
 
 
 def has_keras_own_train_step(model_class):
@@ -350,7 +367,11 @@ def call_alike(cls, registered):
 
 
 def is_called_for_h5_metadata():
-    """Whether the caller of the caller is the function of Keras that describes a model in .h5."""
+    """Whether the caller of the caller is the function of Keras that describes a model in .h5.
+
+    `model_metadata`, of keras.src.legacy.saving.saving_utils and of its twin in tf_keras, writes
+    `model.__class__.__name__` as the name to load, and offers no other way to set it.
+    """
     caller = sys._getframe(1).f_back
     return caller is not None and caller.f_code.co_name == "model_metadata"
 
@@ -370,6 +391,11 @@ def end_legacy_config(model):
         model.use_legacy_config = False
 
 
+def is_writing_saved_model():
+    """Whether TensorFlow is writing the functions of a SavedModel."""
+    return sys.modules["tensorflow.python.saved_model.save_context"].in_save_context()
+
+
 def is_saved_model_of_tf_keras(model):
     """Whether tf_keras is writing `model` as a SavedModel."""
     return isinstance(model, tf_keras.Model) and _in_old_format_of_tf_keras()
@@ -378,7 +404,9 @@ def is_saved_model_of_tf_keras(model):
 def is_saved_as_preset(model):
     """Whether a preset of `model`, or of a task around it, is being saved.
 
-    `from_preset` wants the class that the preset names to be a subclass of its own.
+    `from_preset` wants the class that the preset names to be a subclass of its own. KerasHub's
+    `save_to_preset` serializes a task, the backbone in it included, before it writes a file, and
+    tells neither what it is doing: only the calls on the stack show it.
     """
     if not hasattr(model, "from_preset"):
         return False

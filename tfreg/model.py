@@ -58,8 +58,8 @@ class AttachedPenalty:
         `argmin_x 1/2 sum_w ||x_w - w||^2 + step_size * schedule(step) * sum_w penalty(x_w)`
 
         Unlike `penalty.prox(weight, step_size)`, which sees a tensor and not its layer, it takes
-        the names of axes as the weight's layer means them. Of a `tfreg.Joint` it is the operator
-        on all weights together.
+        the names of axes as the weight's layer means them. A `tfreg.Joint` shrinks all its weights
+        together.
 
         Args:
             step_size: a non-negative number or scalar tensor, such as a learning rate.
@@ -166,13 +166,16 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
             are constants.
         schedule: a multiplier of the strength: a `keras.optimizers.schedules` object,
             `tfreg.schedules.CubicRamp` or another registered callable of the step.
-        step: what the schedule counts: an optimizer, whose steps it is, a scalar integer variable,
-            or a function that returns the step. It is not saved: a loaded model needs its
-            penalties anew. None counts the steps of the optimizer of `model`, or of the penalized
-            model around it, which must be the one that trains the weights: otherwise the first
-            step of `fit` and `train_on_batch`, and one of the first in a loop of your own, is an
-            error. (A loop that XLA compiles cannot raise one, and gets NaN as its gradient; under
-            a ParameterServerStrategy a loop is not checked.)
+        step: what the schedule counts: the steps of an optimizer, a scalar integer variable, or
+            what a function returns, a variable or a tensor made of one. It is not saved: a loaded
+            model needs its penalties anew. None counts the steps of the optimizer of `model`, or
+            of the penalized model around it.
+
+            The optimizer must be the one that trains the weights. If not, the first step of `fit`
+            or `train_on_batch` raises an error or, in training that Keras does not do itself, the
+            first ten. (A function that XLA compiles cannot raise: its loss becomes NaN. A loop
+            under a ParameterServerStrategy is not checked.) A variable or a function is taken at
+            its word.
 
     Returns:
         `model`.
@@ -206,7 +209,7 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
     term = Term(
         _checked_penalty(penalty),
         Selection.in_model(model, weights),
-        schedules.check_schedule(schedule),
+        backend.copied(schedules.check_schedule(schedule)),
         steps.check_step(step, schedule),
     )
     if model.built:  # what the weights alone can show is an error now, not in the first step

@@ -38,8 +38,8 @@ class _LostStep:
 class Term(NamedTuple):
     """A penalty on some of a model's weights.
 
-    `step` tells the step that the schedule counts; it is None for that of the model's optimizer,
-    which `standstill` watches.
+    `step` tells the step that the schedule counts; it is None for that of the model's optimizer.
+    `standstill` watches an optimizer, given or the model's.
     """
 
     penalty: Penalty | Joint
@@ -73,13 +73,25 @@ def _loss(contents, term):
     to_train = [variable for variable in variables if id(variable) in contents.trainable]
     if not to_train:
         return None
-    value = _value(contents, term, variables if isinstance(term.penalty, Joint) else to_train)
+    if not isinstance(term.penalty, Joint):
+        variables = to_train
+    value = _value(contents, term, variables)
     if term.schedule is None:
         return value
     step = _step(contents.model, term)
-    if term.standstill is not None and not steps.is_known_to_step():
-        value = term.standstill.watch(value, step)
-    return schedules.multiplier(term.schedule, step, value.dtype) * value
+    if term.standstill is not None:
+        steps.count(step, lambda: _has_moved(contents, term, variables, value))
+        watched = term.standstill.watch(value, step, term.schedule)
+    else:
+        watched = value
+    return schedules.multiplier(term.schedule, step, value.dtype) * watched
+
+
+def _has_moved(contents, term, variables, value):
+    """Whether the weights are other ones than when the term had the `value`."""
+    if not tf.executing_eagerly():
+        return True  # In a graph whatever trains them is part of it.
+    return bool(_value(contents, term, variables) != value)
 
 
 def value_of(holder, term):
@@ -240,6 +252,14 @@ class PenalizedModel(_OwnClass):
             self.get_config()  # Raise before Keras opens the file, which empties it.
         return super().save(*args, **kwargs)
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel":  # whose functions may read the losses
+            watched = [term.standstill for term in terms_of(self) if term.standstill]
+            variables = [variable for check in watched for variable in check.variables]
+            children |= {f"tfreg_state_{i}": variable for i, variable in enumerate(variables)}
+        return children
+
     def __deepcopy__(self, memo):
         reduced: Any = self.__reduce__()
         function, arguments = reduced
@@ -296,6 +316,8 @@ class _NamedInFiles(_OwnMetaclass):
 
     @property
     def __name__(cls):
+        # `model.__class__.__name__` is all that Keras asks for, here and in the function that
+        # reads the file, where it is looked up among the registered names.
         if backend.is_called_for_h5_metadata():
             return cls._tfreg_api.saving.get_registered_name(cls)
         return type.__dict__["__name__"].__get__(cls)
@@ -385,7 +407,9 @@ def attach(model, terms):
 
 
 def _watched(model, term):
-    if term.schedule is None or term.step is not None:
+    # A variable or a function may stand still, as its user wants.
+    counts_optimizer = term.step is None or hasattr(term.step, "iterations")
+    if term.schedule is None or not counts_optimizer:
         return term
     return term._replace(standstill=steps.StandstillCheck(model))
 

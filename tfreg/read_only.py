@@ -8,7 +8,7 @@ import numpy as np
 
 
 class ReadOnly:
-    """Refuses to assign or delete an argument of the constructor once that is over.
+    """Refuses to assign, delete or change an argument of the constructor once that is over.
 
     The arguments are those of the class and of all classes it inherits from. Until the outermost
     `__init__` returns or raises, they may be set in any order; other attributes are always free. A
@@ -60,11 +60,15 @@ def _locking(init):
     def constructor(self, *args, **kwargs):
         if "_is_made" in vars(self):
             raise AttributeError(self._refusal(f"A {type(self).__name__}"))
+        # One that the outermost calls does not end the construction.
+        is_outermost = type(self).__init__ is constructor
         try:
             init(self, *args, **kwargs)
+            if is_outermost:
+                for name in self._arguments_of_init & vars(self).keys():
+                    vars(self)[name] = self._read_only(name, vars(self)[name])
         finally:
-            # One that the outermost calls does not end the construction.
-            if type(self).__init__ is constructor:
+            if is_outermost:
                 vars(self)["_is_made"] = True
 
     return constructor
@@ -77,14 +81,14 @@ def _read_only(value, refusal):
     if isinstance(value, list):
         return _List([_read_only(entry, refusal) for entry in value], refusal)
     if isinstance(value, np.ndarray):
-        # A view, as NumPy makes a copied or unpickled array writable again.
-        value = value.view()
+        # NumPy makes a copied or unpickled array writable again.
+        value = value.copy() if value.flags.writeable else value.view()
         value.flags.writeable = False
     return value
 
 
 class _Unchanging:
-    """A list or a dict that raises an AttributeError in place of changing; its `copy` does not."""
+    """A list or a dict that raises an AttributeError in place of changing."""
 
     _plain: Any
 

@@ -2,16 +2,34 @@
 
 import contextlib
 import contextvars
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from tfreg import backend
 
-# How often a loop may change the weights at one step: to look ahead of it, for instance.
-MOST_MOVES = 2
+# How often the weights may change at one step without an optimizer that takes it: by looking ahead,
+# as sharpness-aware minimization does, or by a wrapper that normalizes them for each micro-batch.
+MOST_MOVES = 8
+# A step by which a schedule that ends has ended.
+_LATE = 2**30
+
+
+@dataclasses.dataclass
+class _Training:
+    """A step of `model`, as Keras takes it or, not `is_keras_own`, as the model's class does."""
+
+    model: Any
+    is_keras_own: bool
+    # The optimizers whose steps schedules counted, each with whether the weights moved since.
+    counted: list[tuple[Any, Callable]] = dataclasses.field(default_factory=list)
+
+
 # The model whose losses are being read, the outermost of nested ones.
 _reading: contextvars.ContextVar = contextvars.ContextVar("reading", default=None)
-# The model that takes a step, and what the schedules have read of its optimizer.
+# The step that is being taken, by a model that knows its optimizer.
 _training: contextvars.ContextVar = contextvars.ContextVar("training", default=None)
 
 
@@ -42,13 +60,26 @@ def current(source):
     optimizer = getattr(source, "inner_optimizer", source)
     if hasattr(optimizer, "iterations"):
         return tf.convert_to_tensor(optimizer.iterations)
-    step = tf.convert_to_tensor(source if backend.is_variable(source) else source())
+    step = source if backend.is_variable(source) else source()
+    if not (tf.is_tensor(step) or backend.is_variable(step)):
+        raise ValueError(f"{_NOT_A_STEP} Received: {step!r} from {source!r}")
+    step = tf.convert_to_tensor(step)
     if step.shape.rank != 0 or not step.dtype.is_integer:
         raise ValueError(
-            "Argument `step` must return a scalar integer. "
-            f"Received: a tensor of shape {step.shape} and dtype {step.dtype.name} from {source!r}"
+            f"{_NOT_A_STEP} Received: a tensor of shape {step.shape} and dtype {step.dtype.name} "
+            f"from {source!r}"
+        )
+    if not tf.executing_eagerly() and tf.get_static_value(step) is not None:
+        raise ValueError(
+            f"{_NOT_A_STEP} Received: a constant from {source!r}, which what is compiled here "
+            "would keep for ever"
         )
     return step
+
+
+_NOT_A_STEP = (
+    "Argument `step` must return a scalar integer as a variable, or as a tensor made of one."
+)
 
 
 @contextlib.contextmanager
@@ -64,23 +95,33 @@ def reading_losses(model):
 
 @contextlib.contextmanager
 def training_step(model, is_keras_own):
-    """A step of `model`, as Keras takes it or, not `is_keras_own`, as the model's class does.
+    """A step that `model` takes, as Keras does or, not `is_keras_own`, as its class does.
 
     Raises a RuntimeError if a schedule counts the steps of an optimizer that takes none.
     """
-    token = _training.set({"model": model, "is_keras_own": is_keras_own, "counted": None})
+    token = _training.set(_Training(model, is_keras_own))
     try:
         yield
-        optimizer = _training.get()["counted"]
+        counted = _training.get().counted
     finally:
         _training.reset(token)
-    if optimizer is not None and not backend.is_built(optimizer):
-        raise RuntimeError(_not_trained_by(model.name, optimizer))
+    for optimizer, has_moved in counted:
+        if not backend.is_built(optimizer) and has_moved():
+            raise RuntimeError(_takes_no_step(optimizer, model.name))
+
+
+def count(optimizer, has_moved):
+    """Notes that a schedule counts the steps of `optimizer`, if a step is being taken."""
+    training = _training.get()
+    if training is not None and training.model is _reading.get():
+        training.counted.append((optimizer, has_moved))
 
 
 def optimizer_of(holder):
     """The optimizer whose steps a schedule on `holder`, a penalized model, counts."""
     model = _reading.get()
+    if model is None and backend.is_writing_saved_model():
+        model = holder  # of whose losses tf_keras makes functions
     if model is None:
         raise RuntimeError(
             f"The schedule of a penalty over the model {holder.name!r} counts the steps of the "
@@ -97,83 +138,103 @@ def optimizer_of(holder):
             "tfreg.add_penalty(..., schedule=..., step=optimizer). Without a step, a schedule goes "
             "on the outermost model, whose optimizer steps."
         )
-    if (training := _training.get()) is not None and training["model"] is model:
-        training["counted"] = optimizer
     return optimizer
 
 
-def is_known_to_step():
-    """Whether the optimizer of the model whose losses are read takes the step that goes on."""
+def _is_known_to_step(optimizer):
+    """Whether `optimizer` takes the step that is being taken."""
     training = _training.get()
     return (
-        training is not None and training["is_keras_own"] and training["model"] is _reading.get()
+        training is not None
+        and training.is_keras_own
+        and getattr(training.model, "optimizer", None) is optimizer
+        and backend.counts_its_steps(optimizer)
     )
 
 
-def _not_trained_by(name, optimizer):
+def _takes_no_step(optimizer, name):
     return (
-        f"The schedule of a penalty counts the steps of the optimizer of the model {name!r}, "
-        f"which is {type(optimizer).__name__}, but another one trains its weights: the schedule "
-        "would stand still. Say whose steps to count: "
-        "tfreg.add_penalty(..., schedule=..., step=optimizer)."
+        f"The schedule of a penalty over the model {name!r} counts the steps of an optimizer, "
+        f"{type(optimizer).__name__}, which takes none while the weights change: the schedule "
+        "would stand still. If another one trains them, say so: tfreg.add_penalty(..., "
+        "schedule=..., step=optimizer). If they are changed without one, give the step as a "
+        "function: step=lambda: optimizer.iterations."
     )
 
 
 class StandstillCheck:
-    """Finds, in a loop of the user's own, that weights are trained while the step stands still.
+    """Finds that weights are trained while the step of the optimizer that is counted stands still.
 
-    It sees the gradient of the penalty taken: at each step a loop does so with one value of the
-    weights, and with a few at most if it looks ahead. Parameter servers train without waiting for
-    each other, so that many values are seen at one step: there it is off.
+    It is for training that Keras does not do itself, and sees the gradient of the penalty taken:
+    at each step with one value of the weights, or with a few. It is off for parameter servers,
+    whose workers do not wait for each other: they may take any number of gradients at one step.
     """
 
     def __init__(self, model):
         self._name = model.name
         strategy = model.distribute_strategy
-        self._is_off = backend.is_asynchronous(strategy)
-        if not self._is_off:
+        self.is_off = backend.is_asynchronous(strategy)
+        if not self.is_off:
             with tf.init_scope(), strategy.scope():
                 self._step = _state(-1, tf.int64)
                 self._value = _state(0.0, tf.float64)
                 self._moves = _state(0, tf.int64)
+                self._stands_still = _state(False, tf.bool)
 
-    def watch(self, value, optimizer):
-        """`value`, of a penalty, which raises an error once the optimizer's step stands still.
+    @property
+    def variables(self):
+        if self.is_off:
+            return []
+        return [self._step, self._value, self._moves, self._stands_still]
 
-        A function that XLA compiles cannot raise: there the gradient becomes NaN.
+    def watch(self, value, optimizer, schedule):
+        """`value`, of a penalty, whose gradient raises an error once the step stands still.
+
+        A function that XLA compiles cannot raise, so that the value is NaN from then on.
         """
-        if self._is_off:
+        if self.is_off or _is_known_to_step(optimizer):
             return value
         step = current(optimizer)
 
         @tf.custom_gradient
         def watched(value):
             def pullback(upstream):
-                return upstream + tf.cast(self._poison(value, step, optimizer), upstream.dtype)
+                with tf.control_dependencies(self._look(value, step, optimizer, schedule)):
+                    return tf.identity(upstream)
 
             return tf.identity(value), pullback
 
-        return watched(value)
+        stands_still = self._stands_still & tf.equal(tf.cast(step, tf.int64), self._step)
+        return watched(value) + tf.cast(tf.where(stands_still, float("nan"), 0.0), value.dtype)
 
-    def _poison(self, value, step, optimizer):
-        """0, or NaN and an error where there is one."""
-        step = tf.cast(tf.stop_gradient(step), tf.int64)
+    def _look(self, value, step, optimizer, schedule):
+        """Raises an error if the step stands still, or gives what does so in a graph."""
         value = tf.cast(tf.stop_gradient(value), tf.float64)
-        has_moved = tf.not_equal(value, self._value) & tf.math.is_finite(value)
-        moves = tf.where(
-            tf.equal(step, self._step), self._moves + tf.cast(has_moved, tf.int64), 0
-        )
+        is_settled = _is_constant_from(step, schedule)
+        step = tf.cast(step, tf.int64)
+        is_same_step = tf.equal(step, self._step)
+        has_moved = tf.not_equal(value, self._value) & tf.math.is_finite(value) & ~is_settled
+        moves = tf.where(is_same_step, self._moves + tf.cast(has_moved, tf.int64), 0)
+        too_many = moves > MOST_MOVES
+        self._stands_still.assign(is_same_step & (self._stands_still | too_many))
         self._step.assign(step)
         self._value.assign(value)
-        self._moves.assign(moves)
-        stands_still = moves > MOST_MOVES
-        message = _not_trained_by(self._name, optimizer)
-        if tf.executing_eagerly():
-            if stands_still:
-                raise RuntimeError(message)
-            return 0.0
-        with tf.control_dependencies([tf.debugging.Assert(~stands_still, [message, step])]):
-            return tf.where(stands_still, float("nan"), 0.0)
+        self._moves.assign(tf.where(too_many, tf.zeros_like(moves), moves))
+        message = _takes_no_step(optimizer, self._name)
+        if not tf.executing_eagerly():
+            return [tf.debugging.Assert(~too_many, [message, step])]
+        if too_many:
+            raise RuntimeError(message)
+        return []
+
+
+def _is_constant_from(step, schedule):
+    """Whether `schedule` has ended at `step`, so that no later step would change it."""
+    now, soon, late = (
+        tf.convert_to_tensor(schedule(each))
+        for each in (step, step + 1, tf.constant(_LATE, step.dtype))
+    )
+    return tf.equal(now, soon) & tf.equal(now, late)
 
 
 def _state(value, dtype):

@@ -42,12 +42,11 @@ class Sum(Penalty):
                     "Argument `penalties` must consist of penalties or Keras regularizers. "
                     f"Received: {penalty!r} in penalties={penalties!r}"
                 )
-        members = [
-            member
+        self.penalties: list = [
+            backend.copied(member)
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
-        self.penalties: list = self._read_only("penalties", members)
         self._stacks = all(
             isinstance(member, Penalty) and member._stacks for member in self.penalties
         )

@@ -4,28 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_cases import keeper_class
 
 import tfreg
 from tfreg.inventory import holdings, made, walk
 
 PENALTY = tfreg.GroupLasso(1.0, size_weighted=False)
-
-
-def wrapper_class(api):
-    """Keeps the kernel of its layer, as wrappers for pruning and quantization do."""
-
-    class Keeps(api.layers.Wrapper):
-        def build(self, shape):
-            if not self.layer.built:
-                self.layer.build(shape)
-                self.layer.built = True
-            super().build(shape)
-            self.kernel = getattr(self.layer, "kernel", None)
-
-        def call(self, x):
-            return self.layer(x)
-
-    return Keeps
 
 
 def weights_of(model):
@@ -42,7 +26,7 @@ def wrapped(api, depth=1, name="inner", **arguments):
     inner = api.layers.Dense(4, name=name, **arguments)
     outer = inner
     for i in range(depth):
-        outer = wrapper_class(api)(outer, name=f"wrapper_{i}")
+        outer = keeper_class(api)(outer, name=f"wrapper_{i}")
     plain = api.layers.Dense(2, name="plain")
     return api.Sequential([api.Input((6,)), outer, plain], name="model"), inner, plain
 

@@ -9,6 +9,7 @@ import pytest
 import tf_keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_cases import keeper_class
 
 import tfreg
 
@@ -17,28 +18,6 @@ PENALTY = tfreg.GroupLasso(0.5, "output", size_weighted=False)
 OWN = tfreg.BoxPenalty(2.0, -0.1, 0.1)
 
 
-def register_wrapper(api):
-    @api.saving.register_keras_serializable("tests_of_models_at_random")
-    class Keeper(api.layers.Wrapper):
-        """Keeps the kernel of its layer, as wrappers for pruning and quantization do."""
-
-        def build(self, shape):
-            if not self.layer.built:
-                self.layer.build(shape)
-                self.layer.built = True
-            super().build(shape)
-            self.kernel = self.layer.kernel
-
-        def call(self, x):
-            return self.layer(x)
-
-        def compute_output_shape(self, shape):
-            return self.layer.compute_output_shape(shape)
-
-    return Keeper
-
-
-WRAPPERS = {api: register_wrapper(api) for api in (keras, tf_keras)}
 BLOCKS = ["dense", "own", "wrapped", "twice wrapped", "shared", "nested", "shared nested"]
 
 
@@ -71,7 +50,7 @@ class Drawn:
         names = [self._name("keeper") for _ in range(wrappers)]
         block = self._dense((*around, *names), own=kind == "own")
         for name in reversed(names):
-            block = WRAPPERS[self.api](block, name=name)
+            block = keeper_class(self.api)(block, name=name)
         return block
 
     def _model(self, kinds, around, depth, name="outer"):
@@ -141,7 +120,7 @@ def check(drawn, model, chosen, expected, own):
 
 @pytest.mark.parametrize("api", [keras, tf_keras], ids=["keras", "tf_keras"])
 def test_what_is_selected_counts_once_before_and_after_saving(api):
-    # A wrapper of tf_keras cannot load a layer in it that is of a user's class.
+    # A wrapper of tf_keras cannot load a user's layer in it.
     blocks = [block for block in BLOCKS if api is keras or block != "twice wrapped"]
 
     @settings(max_examples=10)

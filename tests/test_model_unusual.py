@@ -216,3 +216,4 @@ def test_a_graph_that_is_the_default_for_a_while_is_none_of_that_mode():
     with tf.Graph().as_default():
         model = tf_keras.Sequential([tf_keras.layers.Dense(3)])
         tfreg.add_penalty(model, PER_WEIGHT)
+    assert len(tfreg.get_penalties(model)) == 1

@@ -278,7 +278,7 @@ class Compiled:
         function.__name__ = self._name
         compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
         # A replica's graph and device must not stick to a trace that all replicas share. Nor must
-        # tf.debugging.enable_check_numerics() see what TFP computes: where a density is 0, say.
+        # tf.debugging.enable_check_numerics() see what TFP computes where a density is 0.
         return backend.in_a_fresh_thread(
             functools.partial(
                 compiled.get_concrete_function,

@@ -16,6 +16,10 @@ import tfreg
 getattr(tf.compat.v1, sys.argv[1])()
 """
 
+SWITCHES = [
+    "disable_eager_execution",
+    pytest.param("disable_v2_behavior", marks=pytest.mark.slow),
+]
 PRIOR = 'tfreg.Prior("Normal", 0.1, loc=0.0, scale=1.0)'
 PENALTIES = [
     "tfreg.TotalVariation(0.1)",
@@ -54,14 +58,14 @@ def of(code, names):
     return SET_UP + code.replace("PENALTIES", ", ".join(map(repr, names)))
 
 
-@pytest.mark.parametrize("switch", ["disable_eager_execution", "disable_v2_behavior"])
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_add_penalty_says_that_it_needs_eager_mode(switch, run_fresh):
     added = "tfreg.add_penalty(tf_keras.Sequential([tf_keras.layers.Dense(3)]), 'group_lasso')"
     [message] = run_fresh(of(REFUSED, [added]), switch).values()
     assert message.startswith("tfreg.add_penalty needs TensorFlow 2's eager mode")
 
 
-@pytest.mark.parametrize("switch", ["disable_eager_execution", "disable_v2_behavior"])
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_a_prior_says_that_it_needs_eager_mode(switch, run_fresh):
     [message] = run_fresh(of(REFUSED, [PRIOR]), switch).values()
     assert message.startswith("Prior needs TensorFlow 2's")
@@ -75,6 +79,7 @@ def test_without_tensorflow_2s_shapes_every_penalty_says_so(run_fresh):
         assert "needs TensorFlow 2's shapes. Do not call tf.compat.v1.disable_v2_behav" in message
 
 
+@pytest.mark.slow
 def test_the_other_penalties_work_as_a_layers_argument(run_fresh):
     results = run_fresh(of(TRAINED, PENALTIES), "disable_eager_execution")
     w = tf.constant(np.random.default_rng(0).normal(size=(4, 3)), tf.float32)

@@ -11,6 +11,9 @@ from tfreg import layers
 
 GROUPINGS = [(4, 2, 4), (4, 2, 8), (6, 3, 3), (4, 4, 4), (3, 3, 6)]  # channels, groups, filters
 
+# The others differ in a number of axes.
+RANKS = [2, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (1, 3))]
+
 
 def convolution(api, rank, grouping, size=2, **more):
     channels, groups, filters = grouping
@@ -39,7 +42,7 @@ def test_channels_of_two_groups_are_two_groups(api):
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rank", RANKS)
 def test_the_loss_is_that_of_the_loop_before_and_after_saving(api, rank, grouping, tmp_path):
     model, layer = convolution(api, rank, grouping)
     kernel = np.asarray(layer.kernel)
@@ -143,7 +146,7 @@ def test_only_kernels_with_the_same_groups_are_stacked(api):
 
 
 @pytest.mark.parametrize("size_weighted", [True, False])
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rank", RANKS)
 def test_channels_line_up_with_the_filters_of_the_layer_before(
     api, rank, size_weighted, tmp_path
 ):

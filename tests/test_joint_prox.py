@@ -70,6 +70,8 @@ CASES = [
     ),
     Case("one weight", "output", [KERNEL], [(3, 8)], lambda s: [oracles.recurrent_units(*s, 4)]),
 ]
+# One of them in every run of the tests, where each takes seconds.
+FEW = [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])]
 FACTOR = 0.2
 L1_RATIOS = [None, 0.0, 0.3, 1.0]
 
@@ -142,7 +144,7 @@ def test_prox_is_the_oracles(case, l1_ratio, size_weighted):
 
 @pytest.mark.parametrize("step_size", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("l1_ratio", [None, 0.4])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_no_point_near_or_far_is_better(case, l1_ratio, step_size):
     rng = np.random.default_rng(0)
     weights, penalty = weights_of(case), penalty_of(case, l1_ratio)
@@ -169,7 +171,7 @@ def test_no_point_near_or_far_is_better(case, l1_ratio, step_size):
 
 @pytest.mark.parametrize("dtype", HALF_EPSILON)
 @pytest.mark.parametrize("l1_ratio", [None, 0.4])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_eager_graph_and_xla_agree_in_every_dtype(case, l1_ratio, dtype):
     penalty = penalty_of(case, l1_ratio)
     tensors = [tf.cast(w, dtype) for w in weights_of(case)]
@@ -182,7 +184,7 @@ def test_eager_graph_and_xla_agree_in_every_dtype(case, l1_ratio, dtype):
 
 
 @pytest.mark.parametrize("l1_ratio", [None, 0.4])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_forced_xla_and_plain_kernels_agree(case, l1_ratio, jit):
     penalty, tensors = penalty_of(case, l1_ratio), constants(weights_of(case), "float32")
     jit(False)
@@ -191,6 +193,7 @@ def test_forced_xla_and_plain_kernels_agree(case, l1_ratio, jit):
     assert_all_close(prox(penalty, case, tensors, 0.3), plain, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_large_weights(jit):
     filters, channels = Layout(("input", "output")), Layout(GROUPED.axes[2:])
     shapes = [(600, 512), (256, 1024)]
@@ -265,7 +268,7 @@ def test_an_enormous_step_leaves_zeros(case, l1_ratio):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @pytest.mark.parametrize("l1_ratio", [None, 0.4])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_prox_does_not_overflow_or_vanish(case, l1_ratio, scale):
     penalty, weights = penalty_of(case, l1_ratio), weights_of(case)
     exact = prox(penalty, case, weights, 0.5)
@@ -312,6 +315,7 @@ def test_on_one_weight_it_is_the_prox_on_that(l1_ratio):
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_unknown_lengths():
     case = CASES[3]
     signature = [tf.TensorSpec([None, 4], tf.float64), tf.TensorSpec([4, None], tf.float64)]

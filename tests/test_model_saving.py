@@ -53,7 +53,7 @@ def can_be_h5(api, kind):
     return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
 
 
-@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.parametrize("ending", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
 def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
     for kind in cases.KINDS:

@@ -36,12 +36,13 @@ def test_nothing_infinite_is_computed_on_the_way(kind, least, part, mode, run_ch
     assert count >= least and found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_what_is_not_finite_still_shows(mode, run_checked):
     assert run_checked("hides_nothing", mode) == []
 
 
-@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_models_train_and_load(name, run_checked, tmp_path):
     losses = run_checked("trained", name, tmp_path / "model.keras")
     assert len(losses) == 2 and np.isfinite(losses).all()

@@ -198,6 +198,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_presets_of_keras_hub_say_what_to_do(kind, says_what_to_do, tmp_path):
     model, older = MODELS[kind](), MODELS[kind]()
@@ -209,6 +210,7 @@ def test_presets_of_keras_hub_say_what_to_do(kind, says_what_to_do, tmp_path):
     assert len(penalized(again).losses) == 1
 
 
+@pytest.mark.slow
 def test_models_of_keras_hub_in_h5_files(tmp_path):
     model = penalized(gpt2())
     model.save(tmp_path / "model.h5")

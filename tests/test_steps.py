@@ -187,8 +187,12 @@ def loaded(api, path):
 LOOPS = ["eager", "graph", "xla"]
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("mode", LOOPS)
-@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("is_loaded", [slow(False), True])
 def test_a_loop_with_the_optimizer_of_the_model(api, mode, is_loaded, tmp_path):
     model = loaded(api, tmp_path / "m.keras") if is_loaded else scheduled(api)
     model.optimizer.build(model.trainable_variables)
@@ -197,7 +201,7 @@ def test_a_loop_with_the_optimizer_of_the_model(api, mode, is_loaded, tmp_path):
 
 
 @pytest.mark.parametrize("mode", LOOPS)
-@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("is_loaded", [slow(False), True])
 def test_a_loop_with_an_optimizer_that_the_model_was_not_compiled_with(
     api, mode, is_loaded, tmp_path
 ):
@@ -232,7 +236,7 @@ def test_a_loop_counts_the_step_that_is_given(api, mode):
     np.testing.assert_allclose(losses - losses[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, slow(4)])
 def test_a_loop_under_a_strategy(api, replicas):
     strategy = cases.mirrored(replicas)
     with strategy.scope():

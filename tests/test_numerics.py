@@ -45,7 +45,7 @@ def test_what_is_not_finite_still_shows(mode, run_checked):
 @pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
 def test_models_train_and_load(name, run_checked, tmp_path):
     losses = run_checked("trained", name, tmp_path / "model.keras")
-    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert len(losses) == 3 and np.isfinite(losses).all()
 
 
 def test_a_density_that_is_infinite_at_0_is_still_refused(run_checked):

@@ -205,7 +205,8 @@ class StandstillCheck:
             return tf.identity(value), pullback
 
         stands_still = self._stands_still & tf.equal(tf.cast(step, tf.int64), self._step)
-        return watched(value) + tf.cast(tf.where(stands_still, float("nan"), 0.0), value.dtype)
+        goes_on = tf.cast(~stands_still, value.dtype)
+        return watched(value) + tf.zeros_like(goes_on) / goes_on  # 0 or NaN
 
     def _look(self, value, step, optimizer, schedule):
         """Raises an error if the step stands still, or gives what does so in a graph."""

@@ -172,10 +172,10 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
             of the penalized model around it.
 
             The optimizer must be the one that trains the weights. If not, the first step of `fit`
-            or `train_on_batch` raises an error or, in training that Keras does not do itself, the
-            first ten. (A function that XLA compiles cannot raise: its loss becomes NaN. A loop
-            under a ParameterServerStrategy is not checked.) A variable or a function is taken at
-            its word.
+            or `train_on_batch` raises an error; in training that Keras does not do itself, a step
+            among the first ten may be the one that does. (A function that XLA compiles cannot
+            raise: its loss becomes NaN. A loop under a ParameterServerStrategy is not checked.) A
+            variable or a function is taken at its word.
 
     Returns:
         `model`.

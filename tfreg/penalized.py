@@ -104,7 +104,7 @@ def prox_of(holder, term, step_size):
     """The proximal operator of the `term` at its weights; what is frozen stays as it is."""
     contents = Contents(holder)
     variables = _selected(contents, term)
-    layouts = [contents.layouts.get(id(variable)) for variable in variables]
+    layouts = _layouts(contents, variables)
     is_frozen = [id(variable) not in contents.trainable for variable in variables]
     if all(is_frozen):
         return [tf.convert_to_tensor(variable) for variable in variables]
@@ -145,8 +145,12 @@ def _selected(contents, term):
     return [weight.variable for weight in weights]
 
 
+def _layouts(contents, variables):
+    return [contents.layouts.get(id(variable)) for variable in variables]
+
+
 def _value(contents, term, variables):
-    layouts = [contents.layouts.get(id(variable)) for variable in variables]
+    layouts = _layouts(contents, variables)
     if isinstance(term.penalty, Joint):
         return term.penalty.value_on(variables, layouts)
     return sum_of(term.penalty.values_on(variables, layouts))

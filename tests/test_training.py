@@ -117,6 +117,13 @@ def test_every_layer_trains_alike_in_every_mode(api, layer_name):
     assert_alike(list(results.values()))
 
 
+def away_from_zero(weight):
+    """Moves the entries of `weight` from 0, where slopes like that of a root multiply rounding."""
+    entries = weight.numpy()
+    weight.assign(np.where(entries < 0.0, entries - 0.2, entries + 0.2))
+    return weight.numpy()
+
+
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)], ids=str
 )
@@ -135,7 +142,7 @@ def test_every_penalty_trains_alike_in_every_mode(api, case):
                 api.layers.Dense(2),
             ]
         )
-        kernel = model.get_layer("conv").kernel.numpy()
+        kernel = away_from_zero(model.get_layer("conv").kernel)
         np.testing.assert_allclose(float(model.losses[0]), case.oracle(kernel), rtol=2e-6)
         results.append(train(model, api, x, y, mode))
     assert_alike(results)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from benchmarks import common, models
-from tfreg import kernels
+from tfreg.compute import kernels
 
 REPEATS = 5
 QUICK_MODELS, QUICK_REPEATS = ["lstm"], 1

@@ -169,6 +169,7 @@ def same_process(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark("common"), "in_fresh_process", call)
 
 
+@pytest.mark.slow
 def test_bench_memory_prints_each_form_and_writes_json(benchmark, tmp_path, capsys):
     out = tmp_path / "memory.json"
     options = ["--shape", "2048x2048", "--repeats", "1", "--out", str(out)]
@@ -203,6 +204,7 @@ def test_bench_memory_stops_where_no_meter_is(benchmark, monkeypatch, tmp_path):
         bench_memory.main(SMALLEST)
 
 
+@pytest.mark.slow
 def test_bench_compile_prints_each_way_and_writes_json(
     benchmark, same_process, api, tmp_path, capsys
 ):
@@ -217,6 +219,7 @@ def test_bench_compile_prints_each_way_and_writes_json(
     assert first["model"] == "lstm" and first["keras"] == api.__name__
 
 
+@pytest.mark.slow
 def test_bench_compile_counts_traces_and_compilations(benchmark):
     common, models = benchmark("common"), benchmark("models")
     bench_compile = benchmark("bench_compile")

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfreg
-from tfreg import kernels
+from tfreg.compute import kernels, reductions
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def ridge():
     @kernels.kernel
     def ridge(w, power=2):
         traced.append(w.shape)
-        return kernels.total(tf.abs(w) ** power)
+        return reductions.total(tf.abs(w) ** power)
 
     @ridge.gradient
     def _(w, power=2):
@@ -197,78 +197,6 @@ def test_without_xla_auto_falls_back_with_one_warning(monkeypatch):
 
 def test_the_probe_finds_xla_on_this_cpu():
     assert kernels._xla_compiles_on("/CPU:0")
-
-
-SMALL_SHAPES = [(), (5,), (4097,), (3, 5000), (70, 4096), (5000, 1), (0,), (2, 0)]
-# Those that are summed in short runs: along rows and flattened, with and without a rest of either.
-LARGE_SHAPES = [(2**19,), (2**18 + 5,), (601, 600), (64, 2, 2048), (3, 2**18 + 1), (2**18, 3)]
-
-
-@pytest.mark.parametrize("shape", SMALL_SHAPES + LARGE_SHAPES)
-def test_total_is_the_sum(shape):
-    x = np.random.default_rng(0).normal(0.5, size=shape)
-    for function in [kernels.total, tf.function(kernels.total, jit_compile=True)]:
-        np.testing.assert_allclose(function(tf.constant(x)), x.sum(), rtol=1e-12)
-
-
-MODES = {
-    "eager": lambda function: function,
-    "graph": tf.function,
-    "xla": lambda function: tf.function(function, jit_compile=True),
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("function", [kernels.total, kernels.total_of_sums])
-@pytest.mark.parametrize("shape", [s for s in SMALL_SHAPES if 0 not in s] + LARGE_SHAPES)
-def test_sums_hide_nothing_that_is_not_finite(shape, function, dtype, mode):
-    compiled = MODES[mode](function)
-    x = np.ones(shape, dtype)
-    for place in (0, x.size // 2, -1):
-        for bad in (np.inf, -np.inf, np.nan):
-            x.flat[place] = bad
-            np.testing.assert_equal(compiled(tf.constant(x)).numpy(), x.dtype.type(bad))
-        x.flat[place] = 1.0
-    np.testing.assert_allclose(compiled(tf.constant(x)), x.size, rtol=1e-6)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2**19, 1), (2, 2**18 + 5, 1), (3, 2**12 + 1, 70)])
-def test_sums_of_squares_hide_nothing_that_is_not_finite(shape, mode):
-    compiled = MODES[mode](kernels.middle_sum_of_squares)
-    x = np.ones(shape, "float32")
-    for place in (0, x.size // 2, -1):
-        for bad, expected in ((np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan)):
-            x.flat[place] = bad
-            sums = np.where(np.isfinite(x).all(axis=1, keepdims=True), shape[1], expected)
-            np.testing.assert_allclose(compiled(tf.constant(x)), sums, rtol=1e-6)
-        x.flat[place] = 1.0
-
-
-def test_total_under_xla_is_as_right_as_pairwise_summation():
-    for shape in [(4096, 1024), (2**22,), (4, 2**20), (2**21, 2)]:
-        x = np.random.default_rng(0).uniform(size=shape).astype("float32")
-        value = tf.function(kernels.total, jit_compile=True)(tf.constant(x))
-        np.testing.assert_allclose(value, x.sum(dtype="float64"), rtol=5e-7)
-
-
-@pytest.mark.parametrize("jit_compile", [None, False, True])
-def test_signum_does_not_hide_infinity(jit_compile):
-    x = tf.constant([-2.0, -0.0, 0.0, 3.0, np.inf, -np.inf, np.nan])
-    function = kernels.signum
-    if jit_compile is not None:
-        function = tf.function(function, jit_compile=jit_compile)
-    np.testing.assert_array_equal(function(x), [-1, 0, 0, 1, np.nan, np.nan, np.nan])
-
-
-def test_signum_has_no_slope():
-    x = tf.constant([-2.0, 0.0, 3.0])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        sign = kernels.signum(x)
-    slope = tape.gradient(sign, x)
-    np.testing.assert_array_equal(slope, [0, 0, 0])
 
 
 def test_autograph_leaves_penalties_alone(caplog):

@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(tfreg.__file__).parent
 # Each may import what stands in the groups before its own.
 ORDER = [
     {"backend", "checks", "read_only"},
+    {"compute"},
     {"inventory", "kernels", "layout", "steps"},
     {"distributions", "groups", "schedules"},
     {"penalties"},

@@ -9,7 +9,7 @@ import tf_keras
 from cases import CASES
 
 import tfreg
-from tfreg import kernels
+from tfreg.compute import kernels
 
 PENALTIES = [case.penalty for case in CASES if case.min_rank <= 4]
 PENALTIES.append(tfreg.GroupLasso(1 / 3) + keras.regularizers.L2(0.25))

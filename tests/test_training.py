@@ -11,7 +11,7 @@ from cases import CASES
 from model_cases import mirrored
 
 import tfreg
-from tfreg import kernels
+from tfreg.compute import kernels
 
 # Of several families at once, so that one model per layer shows them all.
 PENALTY = (
@@ -124,6 +124,10 @@ def away_from_zero(weight):
     return weight.numpy()
 
 
+# A regularizer sees the same tensors in both: tf_keras takes its turn in the slow tests.
+@pytest.mark.parametrize(
+    "api", [pytest.param("keras"), pytest.param("tf_keras", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)], ids=str
 )
@@ -214,7 +218,7 @@ def wide(api):
     api.utils.set_random_seed(1)
     hidden = api.layers.Dense(503, kernel_regularizer=PENALTY, bias_regularizer=PENALTY)
     model = api.Sequential([api.Input((601,)), hidden, api.layers.Dense(1)])
-    assert hidden.kernel.shape[0] * hidden.kernel.shape[1] >= tfreg.kernels.XLA_MIN_ELEMENTS
+    assert hidden.kernel.shape[0] * hidden.kernel.shape[1] >= kernels.XLA_MIN_ELEMENTS
     return model, x, y
 
 

@@ -1,9 +1,7 @@
 """How a weight is cut into groups.
 
-The per-group results of a weight form a grid of the weight's rank: a spanned axis has one
-entry for each run of consecutive entries (one run if it is spanned whole), every other axis
-keeps its length. A grid broadcasts against the weight once `spread` has repeated each entry
-over its run.
+Per-group results of a weight form a grid, whose shape is the affair of the strategy that computes
+it. A grid broadcasts against the weight once `spread` has repeated each entry over its group.
 """
 
 import dataclasses
@@ -14,19 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import is_int
-from tfreg.kernels import (
-    FEW_TERMS,
-    XLA_MIN_ELEMENTS,
-    float64_holds_squares,
-    middle_sum_of_squares,
-    reciprocal_or_zero,
-    root,
-    signum,
-)
-from tfreg.layout import NOT_SPANNED, Layout, known_shape
+from tfreg.compute import reductions
+from tfreg.compute.numerics import signum
+from tfreg.layout import NOT_SPANNED, Layout
 
-# Of tensors that broadcast, by TensorFlow's own kernels.
-_MAX_RANK = 6
+# To write a norm and read it again takes less than to compute it again from so many weights.
+_KEPT_MIN_SIZE = 16
 
 
 def _entries(value):
@@ -58,17 +49,6 @@ def resolve_axes(axis, rank, weight_name="weight"):
             f"Received: axis={axis!r} for weight {weight_name} of rank {rank}"
         )
     return axes
-
-
-def along(axis, x, function):
-    """`function` of `x` seen as `[before, length, after]` with `axis` in the middle.
-
-    Whatever the rank of `x`, `function` sees one that every TensorFlow op accepts.
-    """
-    shape = known_shape(x)
-    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    result = function(tf.reshape(x, [before, shape[axis], after]))
-    return tf.reshape(result, [*shape[:axis], known_shape(result)[1], *shape[axis + 1 :]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,163 +142,94 @@ class Groups:
         return {
             axis: None if size is None or size >= _length_or_inf(shape[axis]) else size
             for axis, size in zip(axes, _entries(self.group_size))
+            if size != 1
         }
 
-    def _reduce(self, reduce, w):
-        runs = self._runs(w.shape)
-        whole = [axis for axis, size in runs.items() if size is None]
-        grid = reduce(w, axis=whole, keepdims=True) if whole else w
-        for axis, size in runs.items():
-            if size is not None:
-                grid = along(axis, grid, functools.partial(_reduce_runs, reduce, size))
-        return grid
+    def _strategy(self, w):
+        return reductions.current(w), self._runs(w.shape)
 
-    def grid_shape(self, w):
-        """The shape of a grid of the groups of `w`."""
-        shape = known_shape(w)
-        for axis, size in self._runs(w.shape).items():
-            shape[axis] = 1 if size is None else -(-shape[axis] // size)
-        return shape
+    def sizes(self, w):
+        """The grid of the groups' numbers of elements, of length 1 where all are alike."""
+        strategy, runs = self._strategy(w)
+        return strategy.sizes(w, runs)
 
-    def listed(self, grid):
-        """A vector of the entries of `grid`, the k-th that of the k-th group."""
+    def spread(self, grid, w):
+        """The `grid` of the groups of `w` with each entry repeated over the group.
+
+        An axis of length 1 stays so, to be broadcast.
+        """
+        strategy, runs = self._strategy(w)
+        return strategy.spread(grid, w, runs)
+
+    def scale(self, grid, w):
+        """`w` with each group multiplied by its entry of the `grid`."""
+        strategy, runs = self._strategy(w)
+        return strategy.scale(grid, w, runs)
+
+    def total(self, grid, w):
+        """The sum of the entries of the `grid` of the groups of `w`."""
+        strategy, runs = self._strategy(w)
+        return strategy.total_of_groups(grid, w, runs)
+
+    def listed(self, grid, w):
+        """A vector of the entries of the `grid` of the groups of `w`, the k-th that of group k."""
+        strategy, runs = self._strategy(w)
+        grid = strategy.one_entry_a_group(grid, w, runs)
         if self.order is not None:
             grid = tf.transpose(grid, self.order)
         return tf.reshape(grid, [-1])
 
     def grid_of(self, entries, w):
         """The inverse of `listed`: the grid of the groups of `w` with these `entries`."""
-        shape = self.grid_shape(w)
+        strategy, runs = self._strategy(w)
+        shape = strategy.grid_shape(w, runs)
         if self.order is None:
-            return tf.reshape(entries, shape)
-        listed = tf.reshape(entries, [shape[axis] for axis in self.order])
-        return tf.transpose(listed, np.argsort(self.order))
-
-    def sum(self, w):
-        """The grid of the groups' sums."""
-        return self._reduce(tf.reduce_sum, w)
-
-    def sizes(self, w):
-        """The grid of the groups' numbers of elements, of length 1 where all are alike."""
-        sizes = np.ones([1] * w.shape.rank)
-        for axis, size in self._runs(w.shape).items():
-            lengths = _lengths_of_runs(size, known_shape(w)[axis])
-            in_the_grid = [-1 if i == axis else 1 for i in range(w.shape.rank)]
-            # Lengths that are known before the graph runs are no operations in it.
-            if tf.is_tensor(lengths):
-                sizes = sizes * tf.reshape(tf.cast(lengths, tf.float64), in_the_grid)
-            else:
-                sizes = sizes * np.reshape(lengths, in_the_grid)
-        return tf.cast(sizes, w.dtype) if tf.is_tensor(sizes) else tf.constant(sizes, w.dtype)
-
-    def spread(self, grid, w):
-        """The `grid` of the groups of `w` with each entry repeated over the run it stands for.
-
-        An axis of length 1 stays so, to be broadcast.
-        """
-        for axis, size in self._runs(w.shape).items():
-            if size is not None and grid.shape[axis] != 1:
-                repeat = functools.partial(_repeat_runs, size, known_shape(w)[axis])
-                grid = along(axis, grid, repeat)
-        return grid
-
-    def times(self, grid, w):
-        """`w` with each group multiplied by its entry of the `grid`."""
-        shape = known_shape(w)
-        runs = self._runs(w.shape)
-        view: list = []
-        grid_view: list = []
-        for axis, length in enumerate(shape):
-            size = None if grid.shape[axis] == 1 else runs.get(axis)
-            if size and _divides(size, length) and w.shape.rank + len(view) - axis < _MAX_RANK:
-                view += [length // size, size]
-                grid_view += [length // size, 1]
-            else:
-                if size:
-                    grid = along(axis, grid, functools.partial(_repeat_runs, size, length))
-                view.append(length)
-                grid_view.append(known_shape(grid)[axis])
-        if len(view) == len(shape):
-            return grid * w
-        return tf.reshape(tf.reshape(grid, grid_view) * tf.reshape(w, view), shape)
-
-    def _pooled(self, w):
-        """`w` with neighbouring axes as one where they are cut alike, and these groups on it."""
-        runs = self._runs(w.shape)
-        lengths: list = []
-        sizes: list = []
-        for axis, length in enumerate(known_shape(w)):
-            size = runs.get(axis, 1)
-            if size in (None, 1) and sizes[-1:] == [size]:
-                lengths[-1] *= length
-            else:
-                lengths.append(length)
-                sizes.append(size)
-        spanned = {axis: size for axis, size in enumerate(sizes) if size != 1}
-        return tf.reshape(w, lengths), _unchecked(spanned)
-
-    def _sums_of_squares(self, w):
-        """The grid of the groups' sums of squares, in float64."""
-        if (w.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
-            return self.sum(tf.square(tf.cast(w, tf.float64)))
-        x, groups = self._pooled(w)
-        runs = groups._runs(x.shape)
-        lengths = {axis: x.shape[axis] if size is None else size for axis, size in runs.items()}
-        longest = max(lengths, key=lambda axis: lengths[axis])
-        if None in runs.values() or lengths[longest] > FEW_TERMS:
-            # The longest first, as what is left to sum is in memory.
-            size = lengths[longest]
-            squares = along(longest, x, functools.partial(_sums_of_squares_per_run, size))
-            del runs[longest]
+            grid = tf.reshape(entries, shape)
         else:
-            squares = tf.square(tf.cast(x, tf.float64))
-        return tf.reshape(_unchecked(runs).sum(squares), self.grid_shape(w))
+            listed = tf.reshape(entries, [shape[axis] for axis in self.order])
+            grid = tf.transpose(listed, np.argsort(self.order))
+        return strategy.grid_of(grid, w, runs)
 
-    def _scaled(self, w):
-        """`w / scale`, `scale` and the groups' sums of the squares of `w / scale`; 0 / 0 is 0.
+    def listed_sizes(self, w):
+        """A vector of the groups' numbers of elements."""
+        strategy, runs = self._strategy(w)
+        ones = tf.ones(strategy.grid_shape(w, runs), w.dtype)
+        return self.listed(self.sizes(w) * strategy.grid_of(ones, w, runs), w)
 
-        No square of a float32 number is too large or too small for float64. Where that does not
-        do, the scale is a group's largest magnitude; no result depends on it, so neither does a
-        derivative.
-        """
-        if float64_holds_squares(w.dtype):
-            return w, 1.0, self._sums_of_squares(w)
-        largest = tf.stop_gradient(self._reduce(tf.reduce_max, tf.abs(w)))
-        scale = tf.where(tf.math.is_finite(largest), largest, tf.ones_like(largest))
-        scaled = tf.math.divide_no_nan(w, self.spread(scale, w))
-        return scaled, scale, self.sum(tf.square(scaled))
+    def roots_of_norms(self, w):
+        """The grid of the square roots of the groups' norms; None where each element is a group."""
+        strategy, runs = self._strategy(w)
+        if all(size is None and w.shape[axis] == 1 for axis, size in runs.items()):
+            return None
+        return strategy.roots_of_norms(w, runs)
 
-    def _roots_of_norms(self, w):
-        """`w / scale`, `scale`, and the roots of the norms of the groups of `w / scale`.
+    def roots_to_keep(self, w):
+        """`roots_of_norms`; None where these are not small beside the weight."""
+        strategy, runs = self._strategy(w)
+        if not w.shape.is_fully_defined():
+            return None
+        groups = math.prod(strategy.grid_shape(w, runs))
+        is_small = groups * _KEPT_MIN_SIZE <= w.shape.num_elements()
+        return self.roots_of_norms(w) if is_small else None
 
-        Of these, unlike of the norms, the reciprocals are no more than the weight's dtype holds.
-        """
-        scaled, scale, squares = self._scaled(w)
-        return scaled, scale, tf.cast(tf.sqrt(root(squares)), w.dtype)
+    def norm(self, w, roots=None):
+        """The grid of the groups' Euclidean norms; `roots` are their roots, if these are known."""
+        roots = self.roots_of_norms(w) if roots is None else roots
+        return tf.abs(w) if roots is None else tf.square(roots)
 
-    def _are_single(self, w):
-        """Whether each element is a group."""
-        runs = self._runs(w.shape)
-        return all(1 in (size, w.shape[axis]) for axis, size in runs.items())
-
-    def norm(self, w):
-        """The grid of the groups' Euclidean norms."""
-        if self._are_single(w):
-            return tf.abs(w)
-        _, scale, roots = self._roots_of_norms(w)
-        return scale * tf.square(roots)
-
-    def direction(self, w, lengths):
-        """`w` over its group's norm, times the group's entry in the grid of `lengths`.
+    def direction(self, w, weights=1.0, upstream=1.0, roots=None):
+        """`w` over its group's norm, times the group's entry of `weights`, times a scalar.
 
         It is 0 in a zero group, and NaN in one that is not finite.
         """
-        if self._are_single(w):
-            return lengths * signum(w)
-        scaled, _, roots = self._roots_of_norms(w)
+        roots = self.roots_of_norms(w) if roots is None else roots
+        if roots is None:
+            return upstream * weights * signum(w)
         # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
-        reciprocals = _reciprocals_no_nan(roots + tf.stop_gradient(roots - roots), w)
-        return self.times(lengths * reciprocals, self.times(reciprocals, scaled))
+        strategy, runs = self._strategy(w)
+        reciprocals = strategy.reciprocals(roots + tf.stop_gradient(roots - roots), w)
+        roots_of_weights = tf.sqrt(tf.cast(weights, w.dtype))
+        return strategy.scaled_twice(roots_of_weights * reciprocals, w, runs, by=upstream)
 
 
 def _unchecked(runs, order=None):
@@ -330,56 +241,5 @@ def _unchecked(runs, order=None):
     return groups
 
 
-def _reciprocals_no_nan(x, w):
-    """`1 / x`, and 0 for 0, as factors of groups of `w`."""
-    if (w.shape.num_elements() or 0) < XLA_MIN_ELEMENTS:
-        return tf.math.divide_no_nan(1.0, x)
-    is_zero = tf.equal(x, 0.0)
-    return reciprocal_or_zero(tf.where(is_zero, tf.ones_like(x), x), is_zero)
-
-
-def _divides(size, length):
-    return isinstance(length, int) and length % size == 0
-
-
 def _length_or_inf(length):
     return math.inf if length is None else length
-
-
-def _lengths_of_runs(size, length):
-    """How many entries each of the runs of `size` along an axis of that `length` has."""
-    if size is None:
-        return length
-    if tf.is_tensor(length):
-        return tf.minimum(size, length - tf.range(0, length, size))
-    return np.minimum(size, length - np.arange(0, length, size))
-
-
-def _reduce_runs(reduce, size, x):
-    """`x` with the runs of `size` entries along its middle axis, the last one shorter, as one."""
-    before, length, after = known_shape(x)
-    end = length - length % size
-    grid = reduce(tf.reshape(x[:, :end], [before, end // size, size, after]), axis=2)
-    if isinstance(length, int) and length == end:
-        return grid
-    rest = reduce(x[:, end:], axis=1, keepdims=True)
-    # Where the length is known only when the graph runs, the rest may have no entries.
-    return tf.concat([grid, rest], axis=1)[:, : -(-length // size)]
-
-
-def _sums_of_squares_per_run(size, x):
-    """The sums of squares of the runs of `size` entries along the middle axis of `x`."""
-    before, length, after = x.shape
-    end = length - length % size
-    runs = tf.reshape(x[:, :end], [before * (end // size), size, after])
-    sums = tf.reshape(middle_sum_of_squares(runs), [before, end // size, after])
-    if end == length:
-        return sums
-    return tf.concat([sums, middle_sum_of_squares(x[:, end:])], axis=1)
-
-
-def _repeat_runs(size, length, grid):
-    """`grid` with each entry along its middle axis repeated `size` times, up to `length`."""
-    before, runs, after = known_shape(grid)
-    repeated = tf.broadcast_to(grid[:, :, tf.newaxis], [before, runs, size, after])
-    return tf.reshape(repeated, [before, runs * size, after])[:, :length]

@@ -8,6 +8,7 @@ import math
 import tensorflow as tf
 
 from tfreg.checks import is_int
+from tfreg.compute.views import known_shape
 
 # What users call the parts of a weight. In front of these there may be one called "weight".
 ROLES = ("input", "output", "position", "head", "group", "gate", "feature")
@@ -19,14 +20,6 @@ NOT_SPANNED = {
     "head": {"head"},
     "all": set(),
 }
-
-
-def known_shape(x):
-    """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
-    if x.shape.is_fully_defined():
-        return x.shape.as_list()
-    dynamic = tf.shape(x)
-    return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
 
 
 @dataclasses.dataclass(frozen=True)

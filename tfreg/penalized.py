@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfreg import backend, schedules, steps
 from tfreg.checks import check_config
-from tfreg.kernels import with_common_dtype
+from tfreg.compute.numerics import with_common_dtype
 from tfreg.penalties import Joint, Penalty
 from tfreg.penalties.base import check_step_size
 from tfreg.selection import Contents, Selection, check_no_lora

@@ -7,8 +7,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from tfreg import backend, kernels
+from tfreg import backend
 from tfreg.checks import check_arguments, check_non_negative, check_strength
+from tfreg.compute.kernels import worth_a_stack
+from tfreg.compute.numerics import accumulation_dtype
 from tfreg.layout import Layout
 from tfreg.read_only import ReadOnly
 
@@ -83,7 +85,7 @@ class Penalty(ReadOnly, backend.Regularizer):
         """
         if backend.is_later_shard(weight):
             # tf_keras asks for each shard of a weight, and adds up: the first is the whole.
-            return tf.zeros([], kernels.accumulation_dtype(weight.dtype))
+            return tf.zeros([], accumulation_dtype(weight.dtype))
         return self.value_on(backend.whole_weight(weight), None)
 
     def value_on(self, weight, layout):
@@ -103,7 +105,7 @@ class Penalty(ReadOnly, backend.Regularizer):
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
-            if self._stacks and kernels.worth_a_stack(tensors):
+            if self._stacks and worth_a_stack(tensors):
                 values.append(self._value(tf.stack(tensors), layout.stacked()))
             else:
                 values += [self._value(tensor, layout) for tensor in tensors]
@@ -227,7 +229,7 @@ def check_step_size(step_size, dtype):
         )
     if tf.executing_eagerly():
         return check_step_size(float(step_size), dtype)
-    return tf.cast(step_size, kernels.accumulation_dtype(dtype))
+    return tf.cast(step_size, accumulation_dtype(dtype))
 
 
 def _plain(value):

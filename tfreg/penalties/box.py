@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 from tfreg.checks import check_number
-from tfreg.kernels import compiled, kernel, share, total
+from tfreg.compute.kernels import compiled, kernel
+from tfreg.compute.numerics import share
+from tfreg.compute.reductions import total
 from tfreg.penalties.base import Penalty, register
 
 

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from tfreg import backend, kernels
+from tfreg import backend
 from tfreg.checks import check_arguments
+from tfreg.compute.numerics import accumulation_dtype, with_common_dtype
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, check_step_size, no_joint_prox, register
 from tfreg.read_only import ReadOnly
@@ -57,7 +58,7 @@ class Sum(Penalty):
                 penalty._check(shape, layout, weight_name)
 
     def _value(self, tensor, layout):
-        dtype = kernels.accumulation_dtype(tensor.dtype)
+        dtype = accumulation_dtype(tensor.dtype)
         accumulated = tf.cast(tensor, dtype)
         return tf.add_n(
             [
@@ -163,7 +164,7 @@ class Joint(ReadOnly):
         if isinstance(self.penalty, Penalty):
             value = self.penalty._joint_value(tensors, layouts, names)
         else:
-            value = tf.convert_to_tensor(self.penalty(kernels.with_common_dtype(tensors)))
+            value = tf.convert_to_tensor(self.penalty(with_common_dtype(tensors)))
             if value.shape.rank != 0:
                 raise ValueError(
                     "The function of a tfreg.Joint must return a scalar. "
@@ -190,7 +191,7 @@ class Joint(ReadOnly):
         if not isinstance(self.penalty, Penalty):
             raise no_joint_prox(self)
         tensors, layouts, names = _known(weights, layouts)
-        wide = kernels.with_common_dtype(tensors)
+        wide = with_common_dtype(tensors)
         step_size = check_step_size(step_size, wide[0].dtype)
         results = self.penalty._joint_prox(wide, layouts, names, step_size)
         return [tf.cast(result, tensor.dtype) for result, tensor in zip(results, tensors)]

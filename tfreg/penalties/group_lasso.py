@@ -3,16 +3,10 @@
 import tensorflow as tf
 
 from tfreg.checks import check_bool, check_number, is_int
+from tfreg.compute.kernels import compiled, kernel
+from tfreg.compute.numerics import reciprocal_or_zero, signum, with_common_dtype
+from tfreg.compute.reductions import total
 from tfreg.groups import Groups
-from tfreg.kernels import (
-    compiled,
-    kernel,
-    reciprocal_or_zero,
-    signum,
-    total,
-    total_of_sums,
-    with_common_dtype,
-)
 from tfreg.penalties.base import Penalty, register
 
 
@@ -21,33 +15,47 @@ def _group_weights(w, groups, size_weighted):
     return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([1] * w.shape.rank, w.dtype)
 
 
-@kernel
-def group_lasso(w, groups, size_weighted):
+def _roots_of_norms(w, groups, **_):
+    return groups.roots_to_keep(w)
+
+
+def _weighted_norms(w, roots, groups, size_weighted):
     """`sum_g weight_g ||w_g||_2`"""
-    return total_of_sums(_group_weights(w, groups, size_weighted) * groups.norm(w))
+    norms = groups.norm(w, roots)
+    return groups.total(_group_weights(w, groups, size_weighted) * norms, w)
+
+
+@kernel(keeps=_roots_of_norms)
+def group_lasso(w, kept, groups, size_weighted):
+    """`sum_g weight_g ||w_g||_2`"""
+    return _weighted_norms(w, kept, groups, size_weighted)
 
 
 @group_lasso.pullback
-def _(w, upstream, groups, size_weighted):
+def _(w, upstream, kept, groups, size_weighted):
     """`upstream weight_g w_g / ||w_g||_2`"""
-    return groups.direction(w, upstream * _group_weights(w, groups, size_weighted))
+    weights = _group_weights(w, groups, size_weighted)
+    return groups.direction(w, weights, upstream, kept)
 
 
-@kernel
-def sparse_group_lasso(w, l1, l2, groups, size_weighted):
+def _roots_of_norms_if_used(w, l2, groups, **_):
+    return None if l2 is None else groups.roots_to_keep(w)
+
+
+@kernel(keeps=_roots_of_norms_if_used)
+def sparse_group_lasso(w, kept, l1, l2, groups, size_weighted):
     """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, infinity and all."""
     l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
-    norms = _group_weights(w, groups, size_weighted) * groups.norm(w)
-    l2_term = [] if l2 is None else [l2 * total_of_sums(norms)]
+    l2_term = [] if l2 is None else [l2 * _weighted_norms(w, kept, groups, size_weighted)]
     return tf.add_n(l1_term + l2_term)
 
 
 @sparse_group_lasso.pullback
-def _(w, upstream, l1, l2, groups, size_weighted):
+def _(w, upstream, kept, l1, l2, groups, size_weighted):
     """`upstream (l1 sign(w) + l2 weight_g w_g / ||w_g||_2)`"""
     weights = _group_weights(w, groups, size_weighted)
     l1_term = [] if l1 is None else [upstream * l1 * signum(w)]
-    l2_term = [] if l2 is None else [groups.direction(w, upstream * l2 * weights)]
+    l2_term = [] if l2 is None else [groups.direction(w, weights, upstream * l2, kept)]
     return tf.add_n(l1_term + l2_term)
 
 
@@ -58,7 +66,7 @@ def _soft_threshold(w, threshold):
 
 def _group_soft_threshold(w, threshold, groups):
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
-    return groups.times(_shrinkage(groups.norm(w), threshold), w)
+    return groups.scale(_shrinkage(groups.norm(w), threshold), w)
 
 
 def _shrinkage(norm, threshold):
@@ -81,16 +89,16 @@ def _(w):
     return signum(w)
 
 
-@kernel
-def group_norms(w, groups):
+@kernel(keeps=_roots_of_norms)
+def group_norms(w, kept, groups):
     """`||w_g||_2` of each group, as a vector"""
-    return groups.listed(groups.norm(w))
+    return groups.listed(groups.norm(w, roots=kept), w)
 
 
 @group_norms.pullback
-def _(w, upstream, groups):
+def _(w, upstream, kept, groups):
     """`upstream_g w_g / ||w_g||_2`"""
-    return groups.direction(w, groups.grid_of(upstream, w))
+    return groups.scale(groups.grid_of(upstream, w), groups.direction(w, roots=kept))
 
 
 @compiled
@@ -114,11 +122,7 @@ _ACROSS_WEIGHTS = Groups(axis=0)
 
 def _weights_across(weights, groups):
     """The root of the number of elements of each tied group."""
-    sizes = [
-        group.listed(tf.broadcast_to(group.sizes(w), group.grid_shape(w)))
-        for w, group in zip(weights, groups)
-    ]
-    return tf.sqrt(tf.add_n(sizes))
+    return tf.sqrt(tf.add_n([group.listed_sizes(w) for w, group in zip(weights, groups)]))
 
 
 @compiled
@@ -130,13 +134,13 @@ def soft_threshold(w, threshold):
 def shrinkage_across_weights(norms, strength, group_weights):
     """The factor by which each tied group shrinks; `norms` has a row for each weight."""
     shrinkage = _shrinkage(_ACROSS_WEIGHTS.norm(norms), strength * group_weights)
-    return _ACROSS_WEIGHTS.listed(shrinkage)
+    return _ACROSS_WEIGHTS.listed(shrinkage, norms)
 
 
 @compiled
 def shrunk_groups(w, shrinkage, groups):
     """`shrinkage_g w_g`"""
-    return groups.times(groups.grid_of(shrinkage, w), w)
+    return groups.scale(groups.grid_of(shrinkage, w), w)
 
 
 @register

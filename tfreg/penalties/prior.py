@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from tfreg import backend, distributions
 from tfreg.checks import check_number
-from tfreg.kernels import accumulation_dtype, compiled, kept_apart, kernel, share, total
+from tfreg.compute.kernels import compiled, kernel
+from tfreg.compute.numerics import accumulation_dtype, share
+from tfreg.compute.reductions import total
 from tfreg.penalties.base import Penalty, register
 
 
@@ -36,7 +38,7 @@ def _flat(w, is_half_line, cusp, floor):
     return functools.reduce(tf.logical_or, masks) if masks else None
 
 
-@kernel
+@kernel(shares_terms=False)  # quotients of the weight, which would be written to memory
 def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
     """`-sum_i log p(w_i)`; `|w_i|` counts as the `floor` where it is less"""
     x = w
@@ -55,7 +57,6 @@ def _(w, recipe, is_half_line, cusp, floor, **numbers):
     # An undefined gradient there would make the second one NaN; one at a distance of 1 is regular.
     regular = 1.0 if cusp is None else cusp + 1.0
     x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
-    x = kept_apart(x)  # from the value's quotients, which XLA would share and write to memory
     [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # no tape records in here
     if flat is not None:
         gradient = tf.where(flat, tf.zeros_like(w), gradient)

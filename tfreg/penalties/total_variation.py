@@ -1,125 +1,52 @@
 """TotalVariation: keep neighbouring weights close, with few jumps."""
 
-import math
-from functools import partial
-
 import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
-from tfreg.groups import Groups, check_axis, resolve_axes
-from tfreg.kernels import (
-    XLA_MIN_ELEMENTS,
-    accumulation_dtype,
-    kernel,
-    signum,
+from tfreg.compute.kernels import kernel
+from tfreg.compute.numerics import accumulation_dtype, signum, with_common_dtype
+from tfreg.compute.reductions import (
+    difference,
+    difference_transposed,
+    step,
+    step_transposed,
     total,
-    with_common_dtype,
 )
-from tfreg.layout import known_shape
+from tfreg.groups import Groups, check_axis, resolve_axes
 from tfreg.penalties.base import Penalty, register
 
 # In a stack of one difference per axis, those at one point.
 _POINTS = Groups(axis=0)
 
 
-def _merged_around(axis, w, function):
-    """`function(x, axis)` of `w` with the axes before and those behind its `axis` merged.
-
-    Where there are none before, `x` has its axis in front: slices of that are no copies.
-    """
-    shape = known_shape(w)
-    before = [math.prod(shape[:axis])] if axis > 0 else []
-    after = [math.prod(shape[axis + 1 :])] if axis < len(shape) - 1 else []
-    result = function(tf.reshape(w, [*before, shape[axis], *after]), len(before))
-    return tf.reshape(result, [*shape[:axis], known_shape(result)[len(before)], *shape[axis + 1 :]])
-
-
-def _slice(x, axis, begin, end):
-    return x[begin:end] if axis == 0 else x[:, begin:end]
-
-
-def _pad(x, axis, before, after):
-    paddings = [[0, 0]] * x.shape.rank
-    paddings[axis] = [before, after]
-    return tf.pad(x, paddings)
-
-
-def _first(x, axis, length):
-    # Only on an axis too short for a difference does the padding leave more than that.
-    return x if x.shape[axis] == length else _slice(x, axis, 0, length)
-
-
-def _difference(x, axis, order=1):
-    """`D x`: the forward differences of `order` along the axis, shorter by `order`."""
-    for _ in range(order):
-        x = _slice(x, axis, 1, None) - _slice(x, axis, 0, -1)
-    return x
-
-
-def _transposed_difference(y, axis, order, length):
-    """`D^T y`, of that `length` along the axis."""
-    for _ in range(order):
-        y = _pad(y, axis, 1, 0) - _pad(y, axis, 0, 1)
-    return _first(y, axis, length)
-
-
-def _sign_of_difference_transposed(x, axis, order):
-    """`D^T sign(D x)`"""
-    if order == 1 and (x.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS:
-        return _sign_of_first_difference_transposed(x, axis)
-    signs = signum(_difference(x, axis, order))
-    return _transposed_difference(signs, axis, order, known_shape(x)[axis])
-
-
-def _sign_of_first_difference_transposed(x, axis):
-    """`sign(x_i - x_(i-1)) - sign(x_(i+1) - x_i)`, which XLA computes in one pass"""
-    length = x.shape[axis]
-    place = tf.reshape(tf.range(length), [-1] + [1] * (x.shape.rank - 1 - axis))
-    from_previous = signum(x - _pad(_slice(x, axis, 0, -1), axis, 1, 0))
-    to_next = signum(_pad(_slice(x, axis, 1, None), axis, 0, 1) - x)
-    zero = tf.zeros_like(x)
-    return tf.where(place > 0, from_previous, zero) - tf.where(place < length - 1, to_next, zero)
-
-
-def _gradient_field(w, axes):
-    """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
-
-    def differences(x, axis):
-        return _first(_pad(_difference(x, axis), axis, 0, 1), axis, known_shape(x)[axis])
-
-    return tf.stack([_merged_around(axis, w, differences) for axis in axes])
-
-
 @kernel
 def total_variation(w, axes, order):
     """`sum_axis ||D w||_1`"""
-    differences = [_merged_around(axis, w, partial(_difference, order=order)) for axis in axes]
-    return tf.add_n([total(tf.abs(difference)) for difference in differences])
+    return tf.add_n([total(tf.abs(difference(w, axis, order))) for axis in axes])
 
 
 @total_variation.gradient
 def _(w, axes, order):
     """`sum_axis D^T sign(D w)`"""
-    gradient = partial(_sign_of_difference_transposed, order=order)
-    return tf.add_n([_merged_around(axis, w, gradient) for axis in axes])
+    return tf.add_n([difference_transposed(signum, w, axis, order) for axis in axes])
+
+
+def _steps(w, axes):
+    """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
+    return tf.stack([step(w, axis) for axis in axes])
 
 
 @kernel
 def isotropic_total_variation(w, axes):
     """`sum_point ||(D w)_point||_2`"""
-    return total(_POINTS.norm(_gradient_field(w, axes)))
+    return total(_POINTS.norm(_steps(w, axes)))
 
 
 @isotropic_total_variation.gradient
 def _(w, axes):
     """`sum_axis D^T (D w / ||D w||_2)`"""
-    directions = tf.unstack(_POINTS.direction(_gradient_field(w, axes), 1.0), num=len(axes))
-
-    def transposed(y, axis):
-        inner = _slice(y, axis, 0, -1)
-        return _transposed_difference(inner, axis, order=1, length=known_shape(y)[axis])
-
-    return tf.add_n([_merged_around(axis, y, transposed) for axis, y in zip(axes, directions)])
+    directions = tf.unstack(_POINTS.direction(_steps(w, axes)), num=len(axes))
+    return tf.add_n([step_transposed(y, axis) for axis, y in zip(axes, directions)])
 
 
 @register
@@ -183,6 +110,8 @@ class TotalVariation(Penalty):
     def _value(self, tensor, layout):
         # Filters of two groups of a convolution are neighbours.
         layout = layout.ungrouped()
+        if self.axis is None and len(layout.parts) == layout.rank:
+            return self._along((None,), tensor)
         if self.axis is None:
             return self._along((1,), layout.gates_apart(tensor))
         axes = layout.neighbours(resolve_axes(self.axis, layout.rank))

@@ -1,0 +1,145 @@
+"""What XLA computes better on a CPU, where it cannot yield a sum and a tensor from one fusion."""
+
+import functools
+
+import tensorflow as tf
+
+from tfreg.compute.direct import Direct, is_large
+from tfreg.compute.numerics import reciprocal_or_zero, root
+from tfreg.compute.views import along, known_shape, reduce_groups
+
+_ROW = 4096
+# XLA:CPU writes the terms of a sum of more than these to memory first.
+FEW_TERMS = 32
+# XLA:CPU does not vectorize reductions of more than 8 terms, unless each is as cheap as a square;
+# and down a column of squares, 32 rows do not stay in the fastest cache.
+_RUN, _RUN_OF_SQUARES = 8, 16
+# So many make use of a processor's vectors.
+_MIN_COLUMNS = 64
+
+
+def fusion_barrier(x):
+    """`x`: a no-op clamp, through which XLA neither fuses nor merges.
+
+    Without, it makes one running sum of sums, off by 8e-5 over 16 million elements.
+    """
+    # XLA does not see that this is `x`, as it would of a maximum with minus infinity. What is not
+    # above the lowest number, minus infinity or NaN, stays.
+    lowest = x.dtype.min
+    return tf.where(x >= lowest, tf.maximum(x, lowest), x)
+
+
+def sum_of_partials(x):
+    """Sum of `x`, sums themselves, with which XLA must not fuse longer ones."""
+    if x.shape.is_fully_defined() and x.shape.num_elements() <= _ROW:
+        return tf.reduce_sum(x)
+    if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
+        row_sums = fusion_barrier(tf.reduce_sum(x, axis=-1))
+        return sum_of_partials(tf.reshape(row_sums, [-1]))
+    x = tf.reshape(x, [-1])
+    size = x.shape[0] or 0
+    if size <= _ROW:
+        return tf.reduce_sum(x)
+    end = size - size % _ROW
+    return sum_of_partials(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
+
+
+def sums_of_squares(x):
+    """The sums of squares along the middle axis of `x`, which is kept, in float64."""
+    before, length, after = x.shape
+    run = FEW_TERMS if after == 1 else _RUN_OF_SQUARES
+    if not is_large(x) or length < 2 * run:
+        return tf.reduce_sum(_float64_squares(x), axis=1, keepdims=True)
+    end = length // run * run
+    runs = tf.reshape(x[:, :end], [before, end // run, run, after])
+    roots = root(tf.reduce_mean(_float64_squares(runs), axis=2))
+    # These are written to memory: half of the size of sums, and no larger than the largest entry.
+    roots = fusion_barrier(tf.cast(roots, x.dtype))
+    result = tf.reduce_sum(_float64_squares(roots), axis=1, keepdims=True)
+    if after > 1:
+        # The maximum changes nothing: no sum of squares is less than its first term. A second
+        # consumer of the roots stops XLA from fusing them into a loop down each column.
+        result = tf.maximum(result, _float64_squares(roots[:, :1]))
+    result = float(run) * result
+    return result if end == length else result + sums_of_squares(x[:, end:])
+
+
+def _float64_squares(x):
+    return tf.square(tf.cast(x, tf.float64))
+
+
+def _sums_of_squares_per_run(size, x):
+    """The sums of squares of the runs of `size` entries along the middle axis of `x`."""
+    before, length, after = x.shape
+    end = length - length % size
+    runs = tf.reshape(x[:, :end], [before * (end // size), size, after])
+    sums = tf.reshape(sums_of_squares(runs), [before, end // size, after])
+    if end == length:
+        return sums
+    return tf.concat([sums, sums_of_squares(x[:, end:])], axis=1)
+
+
+class XlaOnCpu(Direct):
+    """Sums in short runs, kept apart; small weights as their equations read, but for those."""
+
+    apart = staticmethod(fusion_barrier)
+
+    def total(self, x):
+        """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation."""
+        if not is_large(x):
+            return sum_of_partials(x)
+        x = tf.reshape(x, [-1, x.shape[-1]])
+        rows, columns = x.shape
+        if rows < _RUN or columns < _MIN_COLUMNS:
+            x = tf.reshape(x, [-1])
+            end = x.shape[0] // _ROW * _ROW
+            return self.total(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
+        end = rows // _RUN * _RUN
+        run_sums = tf.reduce_sum(tf.reshape(x[:end], [-1, _RUN, columns]), axis=1)
+        result = sum_of_partials(fusion_barrier(run_sums))
+        return result if end == rows else result + sum_of_partials(x[end:])
+
+    def _transposed(self, function, x, axis, order):
+        if order == 1 and is_large(x):
+            return self._masked_transposed(function, x, axis)
+        return super()._transposed(function, x, axis, order)
+
+    def _sums_of_squares(self, w, runs):
+        if not is_large(w):
+            return super()._sums_of_squares(w, runs)
+        x, runs_of_x = _pooled(w, runs)
+        lengths = {axis: size or x.shape[axis] for axis, size in runs_of_x.items()}
+        longest = max(lengths, key=lambda axis: lengths[axis])
+        if None in runs_of_x.values() or lengths[longest] > FEW_TERMS:
+            # The longest first, as what is left to sum is in memory.
+            size = lengths[longest]
+            squares = along(longest, x, functools.partial(_sums_of_squares_per_run, size))
+            del runs_of_x[longest]
+        else:
+            squares = _float64_squares(x)
+        sums = reduce_groups(tf.reduce_sum, squares, runs_of_x)
+        return tf.reshape(sums, self.grid_shape(w, runs))
+
+    def reciprocals(self, grid, w):
+        if not is_large(w):
+            return super().reciprocals(grid, w)
+        is_zero = tf.equal(grid, 0.0)
+        return reciprocal_or_zero(tf.where(is_zero, tf.ones_like(grid), grid), is_zero)
+
+    def total_of_groups(self, grid, w, runs):
+        return sum_of_partials(grid)
+
+
+def _pooled(w, runs):
+    """`w` with neighbouring axes as one where they are cut alike, and the runs of that."""
+    lengths: list = []
+    sizes: list = []
+    for axis, length in enumerate(known_shape(w)):
+        size = runs.get(axis, 1)
+        if size in (None, 1) and sizes[-1:] == [size]:
+            lengths[-1] *= length
+        else:
+            lengths.append(length)
+            sizes.append(size)
+    spanned = {axis: size for axis, size in enumerate(sizes) if size != 1}
+    return tf.reshape(w, lengths), spanned

@@ -1,0 +1,95 @@
+"""What XLA computes better on a TPU."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfreg.compute.direct import place
+from tfreg.compute.gpu import Gpu, moved
+from tfreg.compute.tiles import steps
+
+# TensorFlow's own kernels pad and select tensors up to this rank.
+_MAX_RANK = 5
+
+
+class Tpu(Gpu):
+    """No reshape of the last two axes, which lie in tiles, and squares in float32.
+
+    A grid is what the steps from a weight to its groups make of it.
+    """
+
+    def difference(self, x, axis, order):
+        if not _is_in_one_pass(x, axis, order):
+            return super().difference(x, axis, order)
+        previous, has_previous = _neighbour(x, axis, 1)
+        return tf.where(has_previous, x - previous, tf.zeros([], x.dtype))
+
+    def difference_transposed(self, function, x, axis, order):
+        if not _is_in_one_pass(x, axis, order):
+            return super().difference_transposed(function, x, axis, order)
+        zero = tf.zeros([], x.dtype)
+        previous, has_previous = _neighbour(x, axis, 1)
+        following, has_following = _neighbour(x, axis, -1)
+        from_previous = function(tf.where(has_previous, x - previous, zero))
+        return from_previous - function(tf.where(has_following, following - x, zero))
+
+    def sizes(self, w, runs):
+        sizes = np.ones([1] * w.shape.rank)
+        for step, shape in steps(tuple(w.shape), tuple(runs.items())):
+            sizes = step.carried(sizes) * step.sizes(shape)
+        return tf.constant(sizes, w.dtype)
+
+    def roots_of_norms(self, w, runs):
+        x, of_roots = w, False
+        for step, _ in steps(tuple(w.shape), tuple(runs.items())):
+            x, of_roots = step.roots_of_norms(x, of_roots)
+        return x
+
+    def spread(self, grid, w, runs):
+        for step, shape in reversed(steps(tuple(w.shape), tuple(runs.items()))):
+            grid = step.spread(grid, shape)
+        return grid
+
+    def scale(self, grid, w, runs):
+        return self.spread(grid, w, runs) * w
+
+    def scaled_twice(self, grid, w, runs, by):
+        # Spread once.
+        spread_grid = self.spread(grid, w, runs)
+        return by * (spread_grid * (spread_grid * w))
+
+    def total_of_groups(self, grid, w, runs):
+        counts = np.ones([1] * w.shape.rank, bool)
+        for step, shape in steps(tuple(w.shape), tuple(runs.items())):
+            counts = step.carried(counts) & step.counts(shape)
+        if not counts.all():
+            grid = tf.where(counts, grid, tf.zeros([], grid.dtype))
+        return self.total(grid)
+
+    def one_entry_a_group(self, grid, w, runs):
+        for step, _ in reversed(steps(tuple(w.shape), tuple(runs.items()))):
+            grid = step.one_entry_a_group(grid)
+        return grid
+
+    def grid_of(self, entries, w, runs):
+        for step, _ in steps(tuple(w.shape), tuple(runs.items())):
+            entries = step.grid_of(entries)
+        return entries
+
+
+def _is_in_one_pass(x, axis, order):
+    return order == 1 and x.shape.rank <= _MAX_RANK and (axis is not None or x.shape.rank > 1)
+
+
+def _neighbour(x, axis, by):
+    """The entry before (1) or behind (-1) each of `x`, and whether there is one."""
+    is_flattened, axis = axis is None, x.shape.rank - 1 if axis is None else axis
+    beside = moved(x, axis, by)
+    is_inside = tf.not_equal(place(x, axis), 0 if by > 0 else x.shape[axis] - 1)
+    if not is_flattened:
+        return beside, is_inside
+    # The last entry of a row stands before the first of the next.
+    ends = x[..., -1:] if by > 0 else x[..., :1]
+    rows = ends.shape.num_elements()
+    around = tf.reshape(moved(tf.reshape(ends, [-1]), 0, by), ends.shape)
+    has_row = tf.not_equal(tf.reshape(tf.range(rows), ends.shape), 0 if by > 0 else rows - 1)
+    return tf.where(is_inside, beside, around), is_inside | has_row

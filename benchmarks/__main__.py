@@ -3,10 +3,12 @@
     python -m benchmarks [--quick] [--out DIR]
 
 Runs every benchmark, one at a time and each in a process of its own, writes their measurements and
-draws them. Where one fails, the others still run, but no figure is drawn.
+draws them. Where one fails, the others still run, but no figure is drawn. That of TPUs needs the
+extra `tpu`, and is left out without it.
 """
 
 import argparse
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -17,7 +19,11 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def modules():
-    return [f"benchmarks.{path.stem}" for path in sorted(FOLDER.glob("bench_*.py"))]
+    names = [path.stem for path in sorted(FOLDER.glob("bench_*.py"))]
+    if importlib.util.find_spec("libtpu") is None:
+        print("bench_tpu is left out: pip install -e '.[tpu]'")
+        names.remove("bench_tpu")
+    return [f"benchmarks.{name}" for name in names]
 
 
 def succeeds(module, options):

@@ -4,7 +4,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("TFREG_TEST_GPU", ""))
 
+import importlib
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -38,6 +40,13 @@ def jit():
     """Sets the compile policy, for one test."""
     yield tfreg.kernels.set_jit
     tfreg.kernels.set_jit("auto")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The module of a benchmark, by its name."""
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[1])
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The benchmarks run, and check what they time; no test looks at a time."""
 
 import functools
-import importlib
 import json
 import os
 import pathlib
@@ -33,13 +32,6 @@ WITH_PROX = [
 ]
 L2 = "keras L2"
 COMPUTES = ["value", "gradient", "prox"]
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """The module of a benchmark, by its name."""
-    monkeypatch.syspath_prepend(ROOT)
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 def rows(printed):

@@ -20,6 +20,7 @@ def no_progress(epoch, loss):
 
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("keras_name", ["keras", "tf_keras"])
+@pytest.mark.slow
 def test_demo(keras_name, tmp_path):
     out = tmp_path / "new" / "directory"
     arguments = ["demo", "--epochs", "1", "--keras", keras_name, "--out", str(out)]

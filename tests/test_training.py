@@ -101,6 +101,13 @@ def assert_alike(results):
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+# tf_keras takes its turn in the slow tests.
+KERAS_3_FIRST = pytest.mark.parametrize(
+    "api", ["keras", pytest.param("tf_keras", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@KERAS_3_FIRST
 @pytest.mark.parametrize("layer_name", LAYERS)
 def test_every_layer_trains_alike_in_every_mode(api, layer_name):
     x, y = data(api, layer_name, LAYERS[layer_name][2])
@@ -124,10 +131,7 @@ def away_from_zero(weight):
     return weight.numpy()
 
 
-# A regularizer sees the same tensors in both: tf_keras takes its turn in the slow tests.
-@pytest.mark.parametrize(
-    "api", [pytest.param("keras"), pytest.param("tf_keras", marks=pytest.mark.slow)], indirect=True
-)
+@KERAS_3_FIRST
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)], ids=str
 )

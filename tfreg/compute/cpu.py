@@ -80,7 +80,7 @@ def _sums_of_squares_per_run(size, x):
 
 
 class XlaOnCpu(Direct):
-    """Sums in short runs, kept apart; small weights as their equations read, but for those."""
+    """Sums in short runs behind fusion barriers; the rest of a small weight as its equations read."""
 
     apart = staticmethod(fusion_barrier)
 

@@ -76,7 +76,7 @@ def reduce_runs(reduce, size, x):
 
 
 def reduce_groups(reduce, x, runs):
-    """The grid of what `reduce` makes of the groups of `x`."""
+    """The grid of the groups of `x`, each reduced to one entry by `reduce`."""
     whole = [axis for axis, size in runs.items() if size is None]
     grid = reduce(x, axis=whole, keepdims=True) if whole else x
     for axis, size in runs.items():

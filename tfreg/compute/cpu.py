@@ -80,7 +80,7 @@ def _sums_of_squares_per_run(size, x):
 
 
 class XlaOnCpu(Direct):
-    """Sums in short runs behind fusion barriers; the rest of a small weight as its equations read."""
+    """Sums in short runs behind fusion barriers; small weights mostly as their equations read."""
 
     apart = staticmethod(fusion_barrier)
 

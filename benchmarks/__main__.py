@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 def modules():
     names = [path.stem for path in sorted(FOLDER.glob("bench_*.py"))]
-    if importlib.util.find_spec("libtpu") is None:
+    if importlib.util.find_spec("libtpu") is None and "bench_tpu" in names:
         print("bench_tpu is left out: pip install -e '.[tpu]'")
         names.remove("bench_tpu")
     return [f"benchmarks.{name}" for name in names]

@@ -135,11 +135,7 @@ class Direct:
 
     def _transposed(self, function, x, axis, order):
         y = function(_difference(x, axis, order))
-        for _ in range(order):
-            y = _pad(y, axis, 1, 0) - _pad(y, axis, 0, 1)
-        # Only on an axis too short for a difference does the padding leave more than its length.
-        length = known_shape(x)[axis]
-        return y if y.shape[axis] == length else _slice(y, axis, 0, length)
+        return _transposed_difference(y, axis, order, known_shape(x)[axis])
 
     def step(self, x, axis):
         """`x_(i+1) - x_i` at each `i` along `axis`, 0 at the last."""
@@ -148,9 +144,7 @@ class Direct:
         return merged_around(axis, x, self._step)
 
     def _step(self, x, axis):
-        y = _pad(_difference(x, axis, 1), axis, 0, 1)
-        length = known_shape(x)[axis]
-        return y if y.shape[axis] == length else _slice(y, axis, 0, length)
+        return _first(_pad(_difference(x, axis, 1), axis, 0, 1), axis, known_shape(x)[axis])
 
     def step_transposed(self, y, axis):
         """The transpose of `step`, applied to `y`."""
@@ -159,9 +153,7 @@ class Direct:
         return merged_around(axis, y, self._step_transposed)
 
     def _step_transposed(self, y, axis):
-        inner, length = _slice(y, axis, 0, -1), known_shape(y)[axis]
-        result = _pad(inner, axis, 1, 0) - _pad(inner, axis, 0, 1)
-        return result if result.shape[axis] == length else _slice(result, axis, 0, length)
+        return _transposed_difference(_slice(y, axis, 0, -1), axis, 1, known_shape(y)[axis])
 
     def _masked_transposed(self, function, x, axis):
         """`function(x_i - x_(i-1)) - function(x_(i+1) - x_i)`, in one pass where this fuses."""
@@ -252,6 +244,18 @@ def _difference(x, axis, order):
     for _ in range(order):
         x = _slice(x, axis, 1, None) - _slice(x, axis, 0, -1)
     return x
+
+
+def _transposed_difference(y, axis, order, length):
+    """`D^T y`, of that `length` along the axis."""
+    for _ in range(order):
+        y = _pad(y, axis, 1, 0) - _pad(y, axis, 0, 1)
+    return _first(y, axis, length)
+
+
+def _first(x, axis, length):
+    # Only on an axis too short for a difference does the padding leave more than that.
+    return x if x.shape[axis] == length else _slice(x, axis, 0, length)
 
 
 def _divides(size, length):

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from marks import slow
 
 import tfreg
 
@@ -117,7 +118,7 @@ def test_a_slow_round_does_not_change_paired_ratios(benchmark):
     assert ratios == common.paired_ratios(samples, base) == [1.875, 2.0, 2.125]
 
 
-@pytest.mark.parametrize("name", ["dense", "resnet", "transformer", "lstm"])
+@pytest.mark.parametrize("name", [slow("dense"), slow("resnet"), "lstm"])
 def test_the_losses_of_the_models_are_those_of_their_kernels(benchmark, api, name):
     models = benchmark("models")
     for variant in models.variants(re.compile("GroupLasso|Box")):

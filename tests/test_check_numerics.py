@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from marks import slow
 
 CODE = """
 import runpy, sys
@@ -22,10 +23,6 @@ def run_checked(run_fresh):
         return run_fresh(CODE, *arguments, env=env, timeout=timeout)
 
     return run
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("part", [0, slow(1), slow(2)])

@@ -11,16 +11,23 @@ X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 SPEC = [tf.TensorSpec((None, 6), tf.float32, name="x")]
 
 
-@pytest.fixture(params=[*cases.BUILT, None], ids=lambda kind: kind and kind.__name__)
-def models(request, api):
+KINDS = [*cases.BUILT, None]
+
+
+def plain_and_penalized(kind, api):
     """A model without penalties, and one with them; also as the layers' own for None."""
-    kind = request.param or cases.sequential
-    plain, penalized = kind(api), cases.penalized_in_every_way(api)
-    if request.param is not None:
-        penalized = cases.add_penalties(kind(api))
-    for model in (plain, penalized):
+    if kind is None:
+        models = cases.sequential(api), cases.penalized_in_every_way(api)
+    else:
+        models = kind(api), cases.add_penalties(kind(api))
+    for model in models:
         cases.set_initial_weights(model)
-    return plain, penalized
+    return models
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind and kind.__name__)
+def models(request, api):
+    return plain_and_penalized(request.param, api)
 
 
 def expected():
@@ -34,23 +41,27 @@ import numpy as np
 import tensorflow as tf
 
 x = tf.constant(np.random.default_rng(0).normal(size=(4, 6)), tf.float32)
-exported = tf.saved_model.load(sys.argv[1])
-print(json.dumps(exported.serve(x).numpy().tolist()))
+served = [tf.saved_model.load(path).serve(x).numpy().tolist() for path in sys.argv[1:]]
+print(json.dumps(served))
 """
 
 
-def test_saved_model(models, tmp_path, run_fresh):
-    operations = []
-    for name, model in zip(["plain", "penalized"], models):
-        model.export(str(tmp_path / name))
-        exported = tf.saved_model.load(str(tmp_path / name))
-        [concrete] = exported.serve.concrete_functions
-        operations.append([operation.type for operation in concrete.graph.get_operations()])
-        graph = (tmp_path / name / "saved_model.pb").read_bytes()
-        assert b"tfreg" not in graph and b"group_norms" not in graph
-    assert operations[0] == operations[1] != []
-    served = run_fresh(SERVE, tmp_path / "penalized")
-    np.testing.assert_allclose(served, expected(), rtol=1e-4, atol=1e-5)
+def test_saved_model(api, tmp_path, run_fresh):
+    penalized = []
+    for kind in KINDS:
+        operations = []
+        for model, name in zip(plain_and_penalized(kind, api), ["plain", "penalized"], strict=True):
+            path = tmp_path / f"{kind and kind.__name__}_{name}"
+            model.export(str(path))
+            exported = tf.saved_model.load(str(path))
+            [concrete] = exported.serve.concrete_functions
+            operations.append([operation.type for operation in concrete.graph.get_operations()])
+            graph = (path / "saved_model.pb").read_bytes()
+            assert b"tfreg" not in graph and b"group_norms" not in graph
+        assert operations[0] == operations[1] != []
+        penalized.append(path)
+    for served in run_fresh(SERVE, *penalized):
+        np.testing.assert_allclose(served, expected(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:tensorflow.lite")

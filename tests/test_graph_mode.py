@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import slow
 
 import tfreg
 from tfreg import backend
@@ -18,7 +19,7 @@ getattr(tf.compat.v1, sys.argv[1])()
 
 SWITCHES = [
     "disable_eager_execution",
-    pytest.param("disable_v2_behavior", marks=pytest.mark.slow),
+    slow("disable_v2_behavior"),
 ]
 PRIOR = 'tfreg.Prior("Normal", 0.1, loc=0.0, scale=1.0)'
 PENALTIES = [
@@ -59,17 +60,12 @@ def of(code, names):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_add_penalty_says_that_it_needs_eager_mode(switch, run_fresh):
+def test_add_penalty_and_priors_say_that_they_need_eager_mode(switch, run_fresh):
     added = "tfreg.add_penalty(tf_keras.Sequential([tf_keras.layers.Dense(3)]), 'group_lasso')"
-    [message] = run_fresh(of(REFUSED, [added]), switch).values()
-    assert message.startswith("tfreg.add_penalty needs TensorFlow 2's eager mode")
-
-
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_a_prior_says_that_it_needs_eager_mode(switch, run_fresh):
-    [message] = run_fresh(of(REFUSED, [PRIOR]), switch).values()
-    assert message.startswith("Prior needs TensorFlow 2's")
-    assert "Do not call" in message and f"tf.compat.v1.{switch}()" in message
+    of_a_model, of_a_prior = run_fresh(of(REFUSED, [added, PRIOR]), switch).values()
+    assert of_a_model.startswith("tfreg.add_penalty needs TensorFlow 2's eager mode")
+    assert of_a_prior.startswith("Prior needs TensorFlow 2's")
+    assert "Do not call" in of_a_prior and f"tf.compat.v1.{switch}()" in of_a_prior
 
 
 def test_without_tensorflow_2s_shapes_every_penalty_says_so(run_fresh):

@@ -5,6 +5,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from layer_cases import rand
+from marks import slow
 
 import tfreg
 from tfreg import layers
@@ -12,7 +13,7 @@ from tfreg import layers
 GROUPINGS = [(4, 2, 4), (4, 2, 8), (6, 3, 3), (4, 4, 4), (3, 3, 6)]  # channels, groups, filters
 
 # The others differ in a number of axes.
-RANKS = [2, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (1, 3))]
+RANKS = [2, slow(1), slow(3)]
 
 
 def convolution(api, rank, grouping, size=2, **more):

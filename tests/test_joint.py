@@ -61,20 +61,25 @@ def test_gradients_are_those_of_finite_differences(case):
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("dtype", HALF_EPSILON)
 @pytest.mark.parametrize("case", JOINT_CASES, ids=str)
-def test_eager_graph_and_xla_agree_in_every_dtype(case, dtype):
-    tensors = [tf.cast(w, dtype) for w in weights_of(case)]
-    exact = value_and_gradients(case.penalty, [tf.cast(w, tf.float64) for w in tensors])
+def test_eager_graph_and_xla_agree_in_every_dtype(case):
+    tensors = {dtype: [tf.cast(w, dtype) for w in weights_of(case)] for dtype in HALF_EPSILON}
+
+    def of_every_dtype(tensors):
+        return {dtype: value_and_gradients(case.penalty, tensors[dtype]) for dtype in tensors}
+
+    exact = of_every_dtype(
+        {dtype: [tf.cast(w, tf.float64) for w in tensors[dtype]] for dtype in tensors}
+    )
     for mode in MODES.values():
-        value, gradients = mode(lambda *x: value_and_gradients(case.penalty, list(x)))(*tensors)
-        assert value.dtype == tf.float32
-        np.testing.assert_allclose(value, exact[0], rtol=1e-5)
-        for gradient, expected in zip(gradients, exact[1], strict=True):
-            assert gradient.dtype == dtype
-            np.testing.assert_allclose(
-                tf.cast(gradient, tf.float64), expected, rtol=HALF_EPSILON[dtype], atol=1e-6
-            )
+        for dtype, (value, gradients) in mode(of_every_dtype)(tensors).items():
+            assert value.dtype == tf.float32
+            np.testing.assert_allclose(value, exact[dtype][0], rtol=1e-5)
+            for gradient, expected in zip(gradients, exact[dtype][1], strict=True):
+                assert gradient.dtype == dtype
+                np.testing.assert_allclose(
+                    tf.cast(gradient, tf.float64), expected, rtol=HALF_EPSILON[dtype], atol=1e-6
+                )
 
 
 @pytest.mark.parametrize("case", JOINT_CASES, ids=str)

@@ -9,6 +9,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from cases import JOINT_CASES, weight
+from marks import slow
 from test_joint import HALF_EPSILON, MODES, TIED, constants
 
 import tfreg
@@ -71,7 +72,7 @@ CASES = [
     Case("one weight", "output", [KERNEL], [(3, 8)], lambda s: [oracles.recurrent_units(*s, 4)]),
 ]
 # One of them in every run of the tests, where each takes seconds.
-FEW = [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])]
+FEW = [CASES[0], *map(slow, CASES[1:])]
 FACTOR = 0.2
 L1_RATIOS = [None, 0.0, 0.3, 1.0]
 

@@ -9,18 +9,23 @@ from model_cases import JOINT, PER_WEIGHT, RAMP
 
 import tfreg
 
-MODES = {
-    "eager": {"run_eagerly": True, "jit_compile": False},
-    "graph": {"jit_compile": False},
+GRAPH = {"jit_compile": False}
+OTHER_MODES = {
+    "eager": {"run_eagerly": True, **GRAPH},
     "xla": {"jit_compile": True},
-    "several steps": {"steps_per_execution": 4, "jit_compile": False},
+    "several steps": {"steps_per_execution": 4, **GRAPH},
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", cases.KINDS, ids=lambda kind: kind.__name__)
+# Every kind in a graph, and every mode on the kind that has the most in it.
+@pytest.mark.parametrize(
+    "kind, mode",
+    [(kind, GRAPH) for kind in cases.KINDS]
+    + [(cases.nested, mode) for mode in OTHER_MODES.values()],
+    ids=[kind.__name__ for kind in cases.KINDS] + list(OTHER_MODES),
+)
 def test_fit_and_evaluate_give_what_numpy_gives(api, kind, mode):
-    model = cases.compiled(cases.add_penalties(kind(api)), api, **MODES[mode])
+    model = cases.compiled(cases.add_penalties(kind(api)), api, **mode)
     cases.set_initial_weights(model)
     history = cases.fit(model, epochs=2)
     expected_history, expected = cases.train(epochs=2)
@@ -41,8 +46,11 @@ def test_train_on_batch_gives_what_numpy_gives(api, kind):
     cases.assert_trained(model, cases.train(epochs=1)[1])
 
 
-@pytest.mark.parametrize("compile_step", [False, True])
-@pytest.mark.parametrize("kind", cases.KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind, compile_step",
+    [*((kind, True) for kind in cases.KINDS), (cases.deferred, False), (cases.nested, False)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_a_loop_of_ones_own_gives_what_numpy_gives(api, kind, compile_step):
     model = cases.add_penalties(kind(api))
     optimizer = api.optimizers.SGD(cases.RATE)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from marks import slow
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -53,7 +54,7 @@ def can_be_h5(api, kind):
     return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
 
 
-@pytest.mark.parametrize("ending", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ending", ["keras", slow("h5")])
 def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
     for kind in cases.KINDS:
@@ -78,7 +79,9 @@ def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fres
             np.testing.assert_allclose(actual, weight, rtol=1e-5, atol=1e-6)
 
 
+@functools.cache
 def trained(kind, api):
+    """A trained model, the same one each time."""
     model = cases.compiled(cases.add_penalties(kind(api)), api)
     cases.set_initial_weights(model)
     cases.fit(model)
@@ -94,9 +97,15 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("kind", cases.KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("way", COPIES)
-def test_copies_have_the_penalties(api, way, kind):
+# Every kind in one way, and in every way the kinds that have the most in them.
+@pytest.mark.parametrize(
+    "kind, way",
+    [(kind, way) for kind in (cases.nested, cases.subclassed) for way in COPIES]
+    + [(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
+    + [(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_copies_have_the_penalties(api, kind, way):
     model = trained(kind, api)
     again = COPIES[way](api, model)
     assert type(again) is type(model) and again is not model

@@ -105,7 +105,7 @@ def weight(shape, sign=None):
     [(*entry, None) for entry in REAL_LINE] + [(*entry, "positive") for entry in HALF_LINE],
 )
 def test_value_and_gradient_are_tensorflow_probabilitys(name, parameters, sign):
-    shapes = [(7,), (5, 4), (3, 4, 2), (2, 3, 2, 3)]
+    shapes = [(7,), (2, 3, 2, 3)]
     weights = [tf.constant(weight(shape, sign)) for shape in shapes]
     # Once for each: TFP keeps what a bijector made of a tensor, without its gradient.
     exact = [of_probability(made(name, parameters), 0.3, w) for w in weights]
@@ -385,7 +385,7 @@ def test_over_a_model_it_is_saved_and_trained_on(api, tmp_path, run_fresh):
     penalty = tfreg.Prior("MixtureSameFamily", 1 / 3, **SPIKE_AND_SLAB)
     tfreg.add_penalty(model, penalty)
     tfreg.add_penalty(model, tfreg.Prior("Horseshoe", 0.1, 1e-6, scale=0.1), weights="readout")
-    model.compile(api.optimizers.SGD(0.01), api.losses.MeanSquaredError(), jit_compile=True)
+    model.compile(api.optimizers.SGD(0.01), api.losses.MeanSquaredError(), jit_compile=False)
     model.fit(np.ones((4, 5, 4)), np.ones((4, 2)), verbose=0)
     model.save(tmp_path / "model.keras")
     code = f"""

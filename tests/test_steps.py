@@ -5,6 +5,7 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import slow
 
 import tfreg
 from tfreg import backend, steps
@@ -185,10 +186,6 @@ def loaded(api, path):
 
 
 LOOPS = ["eager", "graph", "xla"]
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("mode", LOOPS)

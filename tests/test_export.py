@@ -41,8 +41,8 @@ import numpy as np
 import tensorflow as tf
 
 x = tf.constant(np.random.default_rng(0).normal(size=(4, 6)), tf.float32)
-served = [tf.saved_model.load(path).serve(x).numpy().tolist() for path in sys.argv[1:]]
-print(json.dumps(served))
+loaded = [tf.saved_model.load(path) for path in sys.argv[1:]]
+print(json.dumps([exported.serve(x).numpy().tolist() for exported in loaded]))
 """
 
 

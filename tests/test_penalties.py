@@ -31,8 +31,8 @@ MODES = {
     "graph": tf.function,
     "xla": lambda function: tf.function(function, jit_compile=True),
 }
-# What traces of its own in each mode would take too long to run every time.
-EAGER_AND_XLA_FIRST = pytest.mark.parametrize("mode", ["eager", "xla", slow("graph")])
+# A trace of its own in each mode would take too long to run every time.
+EAGER_FIRST = pytest.mark.parametrize("mode", ["eager", slow("graph"), slow("xla")])
 
 
 def test_every_public_class_is_in_the_table():
@@ -48,7 +48,7 @@ def test_value_is_the_oracles(case, shape):
     np.testing.assert_allclose(value, case.oracle(w), rtol=1e-12)
 
 
-@pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
+@pytest.mark.parametrize("case, shape", applicable(CASES, [SHAPES[0], SHAPES[-1]]), ids=str)
 def test_gradient_is_that_of_finite_differences(case, shape):
     w = weight(shape)
     _, gradient = value_and_gradient(case.penalty, tf.constant(w))
@@ -77,7 +77,7 @@ def test_eager_graph_and_xla_agree_in_every_dtype(case):
             )
 
 
-@EAGER_AND_XLA_FIRST
+@EAGER_FIRST
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_several_weights_have_the_gradients_of_each(case, mode):
     weights = [tf.constant(weight((3, 4, 5, 2, 3)) + shift) for shift in (0.0, 0.1, -0.3)]
@@ -105,7 +105,7 @@ def test_forced_xla_and_plain_kernels_agree(case, jit):
     np.testing.assert_allclose(forced[1], plain[1], rtol=1e-5, atol=1e-7)
 
 
-@EAGER_AND_XLA_FIRST
+@EAGER_FIRST
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_second_derivatives(case, mode):
     w, direction = weight((3, 4, 3, 2, 2)), weight((3, 4, 3, 2, 2), seed=1)
@@ -124,7 +124,7 @@ def test_second_derivatives(case, mode):
     np.testing.assert_allclose(product, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-6)
 
 
-@EAGER_AND_XLA_FIRST
+@EAGER_FIRST
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_forward_mode(case, mode):
     w, direction = weight((3, 4, 3, 2, 2)), tf.constant(weight((3, 4, 3, 2, 2), seed=1))
@@ -278,7 +278,7 @@ def sharded(w, *cuts):
     return tf.__internal__.distribute.ShardedVariable(parts, name="kernel")
 
 
-@EAGER_AND_XLA_FIRST
+@EAGER_FIRST
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_shards_of_a_weight_are_penalized_as_the_whole(case, mode):
     w = weight((5, 4, 3, 2, 3))

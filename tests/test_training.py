@@ -135,6 +135,7 @@ def away_from_zero(weight):
 TRAINED = [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)]
 
 
+@pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)
 @pytest.mark.parametrize("cases", [TRAINED[i::3] for i in range(3)], ids=range(3))
 def test_every_penalty_trains_alike_in_every_mode(api, cases):
     rng = np.random.default_rng(0)
@@ -165,9 +166,9 @@ def test_a_step_moves_the_weights_by_the_penaltys_gradient(api):
 @pytest.mark.parametrize(
     "policy, mode",
     [
-        ("float64", "xla"),
+        slow("float64", "xla"),
         ("float16", "graph"),
-        ("bfloat16", "xla"),
+        slow("bfloat16", "xla"),
         ("mixed_float16", "xla"),
         ("mixed_float16", "graph"),
         ("mixed_bfloat16", "graph"),

@@ -9,7 +9,7 @@ A call has a cost of its own, tens to hundreds of microseconds. So the slope is 
 weights on, to the time beyond that of the same call on the smallest weight; it is nan where there
 is none. Two more things make it differ from 1: threads, which XLA uses on larger weights only (two
 cores, from 2^16 weights on, for another 0.1 ms), and caches. What caches do is seen in the slope of
-`numpy.copyto`, fitted alike.
+a copy, fitted alike.
 
 The second table is of GroupLasso on always as many weights, as ratios to a copy of them. Columns
 and rows are those of a matrix with as many as there are groups, runs those of a square matrix.
@@ -57,11 +57,6 @@ def random_weight(shape):
     return tf.constant(np.random.default_rng(0).normal(0.0, 0.5, shape), tf.float32)
 
 
-def copy(w):
-    copied = w.numpy()
-    return functools.partial(np.copyto, np.empty_like(copied), copied)
-
-
 def checked(case, w):
     """What computes value and gradient of the case's own penalty, and the errors of both."""
     form, penalty = next(iter(case.forms.items()))
@@ -77,7 +72,7 @@ def checked(case, w):
         )
         for computes, answer, right in zip(("value", "gradient"), function(w), expected)
     ]
-    return functools.partial(common.perform, function, w), errors
+    return functools.partial(function, w), errors
 
 
 def measure_sizes(sizes, pattern, repeats):
@@ -86,7 +81,7 @@ def measure_sizes(sizes, pattern, repeats):
     errors: dict = {}
     for size in sizes:
         w = random_weight(square(size))
-        runs[Run(COPY, size)], errors[Run(COPY, size)] = copy(w), []
+        runs[Run(COPY, size)], errors[Run(COPY, size)] = common.copy(w), []
         for case in penalties.cases(square(size), pattern):
             run = Run(case.name, size)
             runs[run], errors[run] = checked(case, w)
@@ -124,7 +119,8 @@ def measure_groups(size, pattern, repeats):
             run = Run(case.name, size, groups)
             runs[run], errors[run] = checked(case, random_weight(shape))
     if runs:
-        runs[Run(COPY, size)], errors[Run(COPY, size)] = copy(random_weight(square(size))), []
+        runs[Run(COPY, size)] = common.copy(random_weight(square(size)))
+        errors[Run(COPY, size)] = []
     return common.interleaved_quartiles(runs, repeats), errors
 
 

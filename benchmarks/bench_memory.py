@@ -41,6 +41,7 @@ def peak(perform):
         tf.config.experimental.reset_memory_stats("GPU:0")
         before = tf.config.experimental.get_memory_info("GPU:0")["current"]
         perform()
+        common.wait_for_device()
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR_REFS.write_text("5")  # resets VmHWM

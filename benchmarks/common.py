@@ -20,8 +20,9 @@ import tf_keras
 
 import tfreg
 
-# A sample shorter than this is at the mercy of the clock and the scheduler.
-SAMPLE_SECONDS = 5e-3
+# A shorter sample is at the mercy of the clock and the scheduler, and on a GPU the wait for the
+# device at its end counts.
+SAMPLE_SECONDS = {"CPU": 5e-3, "GPU": 30e-3}
 
 
 def parser(description):
@@ -106,28 +107,39 @@ def has_gpu():
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def perform(function, w):
-    """Calls `function`, and returns when the device is done: a CPU's results are there by then."""
-    function(w)
+def wait_for_device():
+    """Returns when the device is done: a CPU's results are there when a call returns."""
     if has_gpu():
         tf.test.experimental.sync_devices()
+
+
+def copy(w):
+    """A callable that reads and writes as many bytes as a copy of `w` does, on its device."""
+    if has_gpu():
+        # TensorFlow has no operation that must copy: tf.identity returns the tensor it was given.
+        return functools.partial(tf.function(lambda w: w * 2.0, autograph=False), w)
+    copied = w.numpy()
+    return functools.partial(np.copyto, np.empty_like(copied), copied)
 
 
 def _seconds(run, calls):
     start = time.perf_counter()
     for _ in range(calls):
         run()
+    # Once for all calls: a GPU computes while the next call is launched.
+    wait_for_device()
     return (time.perf_counter() - start) / calls
 
 
 def _calls_per_sample(run):
     # The first calls compile and allocate.
     _seconds(run, calls=2)
-    return max(1, round(SAMPLE_SECONDS / min(_seconds(run, calls=1) for _ in range(3))))
+    sample_seconds = SAMPLE_SECONDS["GPU" if has_gpu() else "CPU"]
+    return max(1, round(sample_seconds / min(_seconds(run, calls=1) for _ in range(3))))
 
 
 def interleaved_samples(runs, repeats):
-    """Seconds per call of each of `runs`, callables that return when done, in each round.
+    """Seconds per call of each of the callables `runs`, in each round.
 
     A round takes one sample of every run, in an order of its own, so that noise that lasts hits all
     alike, and none always comes behind the same other.

@@ -359,7 +359,7 @@ def _penalized_class(cls):
         {"metaclass": _metaclass_over(its_metaclass)},
         lambda body: body.update(namespace),
     )
-    backend.call_alike(made, stand_in)
+    backend.save_as(made, stand_in)
     return made
 
 

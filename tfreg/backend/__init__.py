@@ -1,0 +1,65 @@
+"""The one seam to Keras 3 and tf_keras: no other package imports either."""
+
+from tfreg.backend.apis import (
+    Regularizer,
+    api_of,
+    check_not_graph_mode,
+    check_shapes_of_ints,
+    counts_its_steps,
+    has_keras_own_train_step,
+    in_a_fresh_thread,
+    is_asynchronous,
+    is_built,
+    is_input,
+    is_layer,
+    is_model,
+    is_regularizer,
+    keeps_losses_of_frozen_layers,
+    keras,
+    tf_keras,
+)
+from tfreg.backend.files import (
+    deserialize_model,
+    end_legacy_config,
+    h5_build_config,
+    identity,
+    is_called_for_h5_metadata,
+    is_saved_as_preset,
+    is_saved_model_of_tf_keras,
+    is_writing_saved_model,
+    save_as,
+)
+from tfreg.backend.models import (
+    as_default,
+    distinct,
+    has_exact_scope,
+    is_attribute_of_its_name,
+    own_weights,
+    regularized_weights,
+    renew_compiled_functions,
+    sublayers,
+    trainable_weights,
+    was_made_in,
+    weight_path,
+)
+from tfreg.backend.serialization import (
+    PACKAGE,
+    check_registered,
+    copied,
+    deserialize,
+    is_schedule,
+    register,
+    register_regularizer,
+    serialize,
+)
+from tfreg.backend.tensors import (
+    ShardedVariable,
+    is_later_shard,
+    is_shard,
+    is_variable,
+    loss_value,
+    scoped_path,
+    weight_name,
+    weight_tensor,
+    whole_weight,
+)

@@ -8,7 +8,7 @@ from layer_cases import rand
 from marks import slow
 
 import tfreg
-from tfreg import layers
+from tfreg.layers import registry
 
 GROUPINGS = [(4, 2, 4), (4, 2, 8), (6, 3, 3), (4, 4, 4), (3, 3, 6)]  # channels, groups, filters
 
@@ -78,7 +78,7 @@ def test_integer_axes_runs_and_differences_are_those_of_the_kernel(api, rank):
 def test_a_channel_whose_group_is_zero_is_not_read(api):
     model, layer = convolution(api, 2, (6, 3, 6), use_bias=False)
     kernel = np.asarray(layer.kernel)
-    layout = layers.weight_layouts(layer)[id(layer.kernel)]
+    layout = registry.weight_layouts(layer)[id(layer.kernel)]
     members = oracles.grouped_convolution(kernel.shape, "input", 3)
     for channel in range(6):
         faint = kernel.copy()
@@ -134,7 +134,7 @@ def test_only_kernels_with_the_same_groups_are_stacked(api):
     built = [convolution(api, 1, grouping)[1] for grouping in [(4, 2, 4), (8, 4, 4), (4, 2, 4)]]
     kernels = [layer.kernel for layer in built]
     assert len({tuple(kernel.shape) for kernel in kernels}) == 1
-    layouts = [layers.weight_layouts(layer)[id(layer.kernel)] for layer in built]
+    layouts = [registry.weight_layouts(layer)[id(layer.kernel)] for layer in built]
     values = tfreg.GroupLasso(1.0, "input").values_on(kernels, layouts)
     assert len(values) == 2
     expected = [

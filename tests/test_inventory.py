@@ -8,6 +8,7 @@ from model_cases import keeper_class
 
 import tfreg
 from tfreg.inventory import holdings, made, walk
+from tfreg.layers import registry
 
 PENALTY = tfreg.GroupLasso(1.0, size_weighted=False)
 
@@ -101,7 +102,7 @@ def tied_class(api):
         def compute_output_shape(self, shape):
             return (*shape[:-1], 11)
 
-    tfreg.layers.register(Tied, {"kernel": ("input", "output"), "bias": ("output",)})
+    registry.register(Tied, {"kernel": ("input", "output"), "bias": ("output",)})
     return Tied
 
 
@@ -116,11 +117,11 @@ def test_a_shared_weight_keeps_the_layout_of_the_layer_that_made_it(api, order):
     try:
         [shared] = [w for w in weights_of(model) if w.variable is embedding.embeddings]
         assert shared.layer is embedding and shared.path == "words/embeddings"
-        layouts = tfreg.layers.weight_layouts(model)
+        layouts = registry.weight_layouts(model)
         # A group for each row, where the layer that shares them would have one for each column.
         assert layouts[id(embedding.embeddings)].spanned("output") == (1,)
     finally:
-        del tfreg.layers._registered[type(tied)]
+        del registry._registered[type(tied)]
 
 
 def test_a_layer_that_gives_its_weight_to_one_in_it():

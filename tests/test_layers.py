@@ -12,9 +12,9 @@ import tensorflow as tf
 import tf_keras
 from layer_cases import NOT_BUILT, RECIPES, WEIGHTLESS, rand
 
-import tfreg
-from tfreg import backend, layers
+from tfreg import backend
 from tfreg.groups import Groups
+from tfreg.layers import registry
 from tfreg.layout import Layout
 
 KERASES = {"keras": keras, "tf_keras": tf_keras}
@@ -58,7 +58,7 @@ def recipes(wanted=lambda recipe: True, names=None):
 @pytest.fixture(autouse=True)
 def registrations(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(layers, "_registered", dict(layers._registered))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def labels(layout, axis, shape):
 
 
 def groups_of(layer, weight, axis):
-    return labels(layers.weight_layouts(layer)[id(weight)], axis, tuple(weight.shape))
+    return labels(registry.weight_layouts(layer)[id(weight)], axis, tuple(weight.shape))
 
 
 def number_of_groups(layer, weight, axis):
@@ -85,7 +85,7 @@ def number_of_groups(layer, weight, axis):
 
 
 def kernels(layer):
-    layouts = layers.weight_layouts(layer)
+    layouts = registry.weight_layouts(layer)
     return [weight for weight in layer.trainable_weights if layouts[id(weight)].is_kernel]
 
 
@@ -125,7 +125,7 @@ def check_units(layer, call, inputs, weights, units=(-1,), in_order=True, comple
         for numbers, where, owner in zip(groups, wheres, owners):
             owner.append(only_group(numbers, where))
             assert not complete or where[numbers == owner[-1]].all()
-    layouts = layers.weight_layouts(layer)
+    layouts = registry.weight_layouts(layer)
     # A bias may be over some of the axes of the output only.
     check_owners(groups, owners, in_order, [not layouts[id(w)].is_kernel for w in weights])
 
@@ -165,8 +165,8 @@ def test_every_layer_has_its_place(api, layer_class):
 @pytest.mark.parametrize("api, recipe", recipes())
 def test_every_weight_is_registered(api, recipe):
     layer, _ = layer_cases.build(KERASES[api].layers, recipe)
-    registered = layers.registered_layouts(layer)
-    layouts = layers.weight_layouts(layer)
+    registered = registry.registered_layouts(layer)
+    layouts = registry.weight_layouts(layer)
     assert registered == layouts
     weights = [weight for weight in layer.trainable_weights if len(weight.shape) > 0]
     assert {id(weight) for weight in weights} == set(registered)
@@ -180,7 +180,7 @@ def test_every_weight_is_registered(api, recipe):
 @pytest.mark.parametrize("api, layer_class", classes(WEIGHTLESS))
 def test_a_layer_without_weights_has_none(api, layer_class):
     layer = layer_cases.build_weightless(layer_class)
-    assert layers.weight_layouts(layer) == {}
+    assert registry.weight_layouts(layer) == {}
     assert layer.trainable_weights == []
 
 
@@ -227,7 +227,7 @@ def test_a_group_of_shape_is_what_leads_from_an_input_to_a_place(api, recipe):
     for wheres in touched(layer, [one], weights, places_reached):
         for i, where in enumerate(wheres):
             met[i].append(only_group(groups[i], where))
-    layouts = layers.weight_layouts(layer)
+    layouts = registry.weight_layouts(layer)
     for weight, found in zip(weights, met):
         # Every place of a Dense is reached by the same weights.
         has_positions = any("position" in part.roles for part in layouts[id(weight)].parts)
@@ -284,7 +284,7 @@ def test_a_local_kernel_that_is_a_list_of_its_connections(data_format, padding):
             groups_of(layer, layer.kernel, "output")
     if padding == "valid" or data_format == "channels_last":
         check_channels(layer, layer, [x], [layer.kernel], axes)
-    assert layers.weight_layouts(layer)[id(layer.kernel)].is_kernel
+    assert registry.weight_layouts(layer)[id(layer.kernel)].is_kernel
 
 
 def test_a_weight_that_the_layer_reshapes_has_a_group_per_entry():
@@ -387,7 +387,7 @@ def test_the_gates_of_a_recurrent_kernel_are_apart(api):
         (api.layers.GRU(3, reset_after=False), 3),
     ]:
         layer(np.zeros((2, 5, 6)))
-        layouts = layers.weight_layouts(layer)
+        layouts = registry.weight_layouts(layer)
         for weight in layer.weights:
             apart = layouts[id(weight)].gates_apart(tf.convert_to_tensor(weight))
             of_bias_and_reset_after = 2 if tuple(weight.shape) == (2, 9) else 1
@@ -540,20 +540,20 @@ def built(layer):
 
 
 def layout_of(layer, weight):
-    return layers.weight_layouts(layer)[id(weight)]
+    return registry.weight_layouts(layer)[id(weight)]
 
 
 def test_a_layer_of_which_nothing_is_known_has_the_positional_layouts(bank_class):
     bank = built(bank_class())
-    assert layers.registered_layouts(bank) == {}
+    assert registry.registered_layouts(bank) == {}
     weights = [bank.kernel, *bank.more, bank.bias]
-    assert layers.weight_layouts(bank) == {
+    assert registry.weight_layouts(bank) == {
         id(weight): Layout.positional(len(weight.shape)) for weight in weights
     }
 
 
 def test_axes_of_an_attribute_a_list_and_a_callable(bank_class):
-    tfreg.layers.register(
+    registry.register(
         bank_class,
         {
             "kernel": ("output", "input"),
@@ -568,7 +568,7 @@ def test_axes_of_an_attribute_a_list_and_a_callable(bank_class):
     for weight in bank.more:
         assert layout_of(bank, weight) == Layout(("output", "position", "input"))
     assert layout_of(bank, bank.bias) == Layout(("output",))
-    assert id(bank.bias) not in layers.registered_layouts(bank)
+    assert id(bank.bias) not in registry.registered_layouts(bank)
 
 
 def test_a_subclass_inherits_and_replaces_weight_by_weight(bank_class):
@@ -578,14 +578,14 @@ def test_a_subclass_inherits_and_replaces_weight_by_weight(bank_class):
     class Further(Subclass):
         pass
 
-    tfreg.layers.register(
+    registry.register(
         bank_class, {"kernel": ("output", "input"), "more": ("output", "position", "input")}
     )
-    tfreg.layers.register(Subclass, {"more": ("position", "output", "input")})
+    registry.register(Subclass, {"more": ("position", "output", "input")})
     bank = built(Further())
     assert layout_of(bank, bank.kernel) == Layout(("output", "input"))
     assert layout_of(bank, bank.more[1]) == Layout(("position", "output", "input"))
-    tfreg.layers.register(Further, {"kernel": lambda layer: None})
+    registry.register(Further, {"kernel": lambda layer: None})
     assert layout_of(bank, bank.kernel) == Layout(("input", "output"))
 
 
@@ -596,13 +596,13 @@ def test_a_subclass_of_a_built_in_layer_inherits(api):
     layer = Transposed(3, 2)
     layer(np.zeros((1, 4, 4, 2)))
     assert layout_of(layer, layer.kernel) == Layout(("position", "position", "output", "input"))
-    tfreg.layers.register(Transposed, {"kernel": ("feature", "feature", "input", "output")})
+    registry.register(Transposed, {"kernel": ("feature", "feature", "input", "output")})
     assert layout_of(layer, layer.kernel) == Layout(("feature", "feature", "input", "output"))
 
 
 def test_registering_again_replaces(bank_class):
-    tfreg.layers.register(bank_class, {"kernel": ("output", "input"), "bias": ("feature",)})
-    tfreg.layers.register(bank_class, {"kernel": ("input", "feature")})
+    registry.register(bank_class, {"kernel": ("output", "input"), "bias": ("feature",)})
+    registry.register(bank_class, {"kernel": ("input", "feature")})
     bank = built(bank_class())
     assert layout_of(bank, bank.kernel) == Layout(("input", "feature"))
     assert layout_of(bank, bank.bias) == Layout(("output",))
@@ -610,7 +610,7 @@ def test_registering_again_replaces(bank_class):
 
 def test_what_is_registered_cannot_be_changed_behind_it(bank_class):
     layouts = {"kernel": ("output", "input")}
-    tfreg.layers.register(bank_class, layouts)
+    registry.register(bank_class, layouts)
     layouts["kernel"] = ("input", "feature")
     bank = built(bank_class())
     assert layout_of(bank, bank.kernel) == Layout(("output", "input"))
@@ -630,7 +630,7 @@ def test_an_enclosing_layer_comes_first(api):
     inputs = api.Input((4,))
     model = api.Model(inputs, outer(inputs) + outer.inner[0](inputs))
     kernel = outer.inner[0].kernel
-    tfreg.layers.register(Outer, {"inner.kernel": ("input", "head output")})
+    registry.register(Outer, {"inner.kernel": ("input", "head output")})
     for each in (outer, model, api.Sequential([outer.inner[0], outer])):
         found = [layout_of(each, dense.kernel) for dense in outer.inner]
         assert found == [Layout(("input", "head output"))] * 2
@@ -642,11 +642,11 @@ def test_layers_within_layers(api):
     dense = api.layers.Dense(3)
     inner = api.Sequential([api.Input((4,)), dense, api.layers.PReLU()])
     model = api.Sequential([api.Input((4,)), inner, api.layers.Dense(4), inner])
-    layouts = layers.weight_layouts(model)
+    layouts = registry.weight_layouts(model)
     assert set(layouts) == {id(weight) for weight in model.trainable_weights}
     assert len(layouts) == 5
     model.trainable = False
-    assert layers.weight_layouts(model) == layouts
+    assert registry.weight_layouts(model) == layouts
 
 
 def test_mixed_precision_and_a_strategy(api):
@@ -654,12 +654,12 @@ def test_mixed_precision_and_a_strategy(api):
     with strategy.scope():
         layer = api.layers.Conv1DTranspose(3, 2, dtype="mixed_float16")
         layer.build((None, 5, 4))
-    assert layers.registered_layouts(layer) == layers.weight_layouts(layer)
+    assert registry.registered_layouts(layer) == registry.weight_layouts(layer)
     assert layout_of(layer, layer.kernel) == Layout(("position", "output", "input"))
 
 
 def test_an_unbuilt_layer_has_no_weights(api):
-    assert layers.weight_layouts(api.layers.Dense(3)) == {}
+    assert registry.weight_layouts(api.layers.Dense(3)) == {}
 
 
 @pytest.mark.parametrize(
@@ -679,13 +679,13 @@ def test_a_kernel_keeps_its_layout_with_lora(make, shape, axes):
     layer(rand(*shape))
     layer.enable_lora(1)
     # `kernel` is a sum by now, which no longer is the weight.
-    assert layers.registered_layouts(layer)[id(layer._kernel)] == Layout(axes)
+    assert registry.registered_layouts(layer)[id(layer._kernel)] == Layout(axes)
 
 
 def test_a_quantized_kernel_is_no_weight_to_penalize():
     layer = built(keras.layers.Dense(3))
     layer.quantize("int8")
-    assert id(layer._kernel) not in layers.weight_layouts(layer)
+    assert id(layer._kernel) not in registry.weight_layouts(layer)
     assert layout_of(layer, layer.bias) == Layout(("output",))
 
 
@@ -706,10 +706,10 @@ def test_a_quantized_kernel_is_no_weight_to_penalize():
     ],
 )
 def test_bad_arguments(layer_class, layouts, match):
-    before = dict(layers._registered)
+    before = dict(registry._registered)
     with pytest.raises(ValueError, match=match):
-        tfreg.layers.register(layer_class, layouts)
-    assert layers._registered == before
+        registry.register(layer_class, layouts)
+    assert registry._registered == before
 
 
 @pytest.mark.parametrize(
@@ -728,14 +728,14 @@ def test_a_layout_must_fit_its_weight(bank_class, axes):
 
     bank = built(Odd())
     for given in (axes, lambda layer: axes):
-        tfreg.layers.register(bank_class, {"kernel": given})
+        registry.register(bank_class, {"kernel": given})
         with pytest.raises(ValueError) as error:
-            layers.weight_layouts(bank)
+            registry.weight_layouts(bank)
         for part in ("Odd.kernel", repr(axes), "(6, 4)"):
             assert part in str(error.value)
 
 
 def test_a_callable_must_return_a_layout(bank_class):
-    tfreg.layers.register(bank_class, {"kernel": lambda layer: ("rows", "columns")})
+    registry.register(bank_class, {"kernel": lambda layer: ("rows", "columns")})
     with pytest.raises(ValueError, match=rf"{bank_class.__name__}.kernel .*Received: 'rows'"):
-        layers.weight_layouts(built(bank_class()))
+        registry.weight_layouts(built(bank_class()))

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tfreg import backend, layers
+from tfreg import backend
 from tfreg.checks import check_config, is_int
 from tfreg.inventory import holdings, made, walk
+from tfreg.layers.registry import weight_layouts
 
 
 class Place(NamedTuple):
@@ -61,7 +62,7 @@ class Contents:
     @functools.cached_property
     def layouts(self):
         """The layouts of the weights by their ids."""
-        return layers.weight_layouts(self.model)
+        return weight_layouts(self.model)
 
     @functools.cached_property
     def kernels(self):

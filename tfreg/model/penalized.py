@@ -8,17 +8,12 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import tensorflow as tf
-
-from tfreg import backend, schedules, steps
+from tfreg import backend, steps
 from tfreg.checks import check_config
-from tfreg.compute.numerics import with_common_dtype
-from tfreg.penalties import Joint, Penalty
-from tfreg.penalties.base import check_step_size
-from tfreg.selection import Contents, Selection, check_no_lora
+from tfreg.model.contents import Contents
+from tfreg.model.terms import losses_of, term_config, term_of
 
 # To a type checker the classes below stand before any model's own class and metaclass.
 _OwnClass: Any = object
@@ -27,139 +22,6 @@ _OwnMetaclass: Any = type
 CONFIG_KEY = "tfreg"
 # The endings of files that hold the penalties.
 _FILES = (".keras", ".h5", ".hdf5")
-# What the config of a penalty has for a step that was given.
-_LOST = "lost"
-
-
-class _LostStep:
-    """In place of a step that a model was given and that its file could not keep."""
-
-
-class Term(NamedTuple):
-    """A penalty on some of a model's weights.
-
-    `step` tells the step that the schedule counts; it is None for that of the model's optimizer.
-    `standstill` watches an optimizer, given or the model's.
-    """
-
-    penalty: Penalty | Joint
-    selection: Selection
-    schedule: Callable | None
-    step: Any = None
-    standstill: steps.StandstillCheck | None = None
-
-
-def check_fit(contents, term):
-    """Raises a ValueError if the penalty cannot apply to the selected weights."""
-    variables = _selected(contents, term)
-    if isinstance(term.penalty, Joint):
-        _value(contents, term, variables)
-    else:  # without the value, whose kernels would be compiled here
-        for variable in variables:
-            term.penalty._checked(variable, contents.layouts.get(id(variable)))
-
-
-def _losses(model, terms):
-    """What the terms add to the losses of the model; nothing where there is nothing to train."""
-    if not model.built:
-        return []
-    contents = Contents(model)
-    losses = [_loss(contents, term) for term in terms]
-    return [loss for loss in losses if loss is not None]
-
-
-def _loss(contents, term):
-    variables = _selected(contents, term)
-    to_train = [variable for variable in variables if id(variable) in contents.trainable]
-    if not to_train:
-        return None
-    if not isinstance(term.penalty, Joint):
-        variables = to_train
-    value = _value(contents, term, variables)
-    if term.schedule is None:
-        return value
-    step = _step(contents.model, term)
-    if term.standstill is not None:
-        steps.count(step, lambda: _has_moved(contents, term, variables, value))
-        watched = term.standstill.watch(value, step, term.schedule)
-    else:
-        watched = value
-    return schedules.multiplier(term.schedule, step, value.dtype) * watched
-
-
-def _has_moved(contents, term, variables, value):
-    """Whether the weights are other ones than when the term had the `value`."""
-    if not tf.executing_eagerly():
-        return True  # In a graph whatever trains them is part of it.
-    return bool(_value(contents, term, variables) != value)
-
-
-def value_of(holder, term):
-    """What the `term` of the model `holder` adds to the losses now, as a scalar tensor."""
-    loss = _loss(Contents(holder), term)
-    return tf.zeros([]) if loss is None else loss
-
-
-def prox_of(holder, term, step_size):
-    """The proximal operator of the `term` at its weights; what is frozen stays as it is."""
-    contents = Contents(holder)
-    variables = _selected(contents, term)
-    layouts = _layouts(contents, variables)
-    is_frozen = [id(variable) not in contents.trainable for variable in variables]
-    if all(is_frozen):
-        return [tf.convert_to_tensor(variable) for variable in variables]
-    step_size = check_step_size(step_size, tf.as_dtype(variables[0].dtype))
-    if term.schedule is not None:
-        dtype = tf.float64 if isinstance(step_size, float) else step_size.dtype
-        step_size *= schedules.multiplier(term.schedule, _step(holder, term), dtype)
-    if not isinstance(term.penalty, Joint):
-        return [
-            tf.convert_to_tensor(variable)
-            if frozen
-            else term.penalty.prox_on(variable, layout, step_size)
-            for variable, layout, frozen in zip(variables, layouts, is_frozen)
-        ]
-    if any(is_frozen):
-        raise NotImplementedError(
-            "The proximal operator of a tfreg.Joint some of whose weights are frozen, and so "
-            "constants, has no closed form. Freeze all of them or none. Received: "
-            f"{term.penalty!r} in the model {holder.name!r}"
-        )
-    return term.penalty.prox_on(variables, layouts, step_size)
-
-
-def _step(holder, term):
-    """What tells the step that the schedule of a `term` of the model `holder` counts."""
-    if isinstance(term.step, _LostStep):
-        raise RuntimeError(
-            f"The schedule of a penalty over the model {holder.name!r} counts a step that was "
-            "given as `step` of tfreg.add_penalty, which no file or copy of the model keeps. "
-            "Remove the penalties with tfreg.remove_penalties and add them anew with the step."
-        )
-    return steps.optimizer_of(holder) if term.step is None else term.step
-
-
-def _selected(contents, term):
-    weights = term.selection.select(contents)
-    check_no_lora(weights)
-    return [weight.variable for weight in weights]
-
-
-def _layouts(contents, variables):
-    return [contents.layouts.get(id(variable)) for variable in variables]
-
-
-def _value(contents, term, variables):
-    layouts = _layouts(contents, variables)
-    if isinstance(term.penalty, Joint):
-        return term.penalty.value_on(variables, layouts)
-    return sum_of(term.penalty.values_on(variables, layouts))
-
-
-def sum_of(scalars):
-    """The sum of tensors of one or several dtypes."""
-    alike = len({scalar.dtype for scalar in scalars}) == 1
-    return tf.add_n(scalars if alike else with_common_dtype(scalars))
 
 
 class _CallableLoss:
@@ -170,7 +32,7 @@ class _CallableLoss:
         self.term = term
 
     def __call__(self):
-        return next(iter(_losses(self.model, [self.term])), None)
+        return next(iter(losses_of(self.model, [self.term])), None)
 
 
 class _Terms:
@@ -207,7 +69,7 @@ class PenalizedModel(_OwnClass):
         contents = Contents(self)
         config[CONFIG_KEY] = {
             "model": {**backend.identity(own_class(self)), **backend.h5_build_config(self)},
-            "penalties": [_term_config(contents, term) for term in terms_of(self)],
+            "penalties": [term_config(contents, term) for term in terms_of(self)],
         }
         backend.end_legacy_config(self)
         return config
@@ -230,7 +92,7 @@ class PenalizedModel(_OwnClass):
             {**penalized["model"], "config": config},
             custom_objects={**known, **(custom_objects or {})},
         )
-        attach(model, [_term_of(term) for term in penalized["penalties"]])
+        attach(model, [term_of(term) for term in penalized["penalties"]])
         return model
 
     @property
@@ -276,7 +138,7 @@ class PenalizedKerasModel(PenalizedModel):
     _tfreg_api = backend.keras
 
     def _get_own_losses(self):
-        return super()._get_own_losses() + _losses(self, terms_of(self))
+        return super()._get_own_losses() + losses_of(self, terms_of(self))
 
     def __reduce__(self):
         # The function is found by the name of its class, which only the model's own one has.
@@ -289,9 +151,7 @@ class PenalizedTFKerasModel(PenalizedModel):
 
     @staticmethod
     def _tfreg_can_save(filepath, save_format):
-        return save_format in ("keras", "h5") or (
-            save_format is None and filepath.endswith(_FILES)
-        )
+        return save_format in ("keras", "h5") or (save_format is None and filepath.endswith(_FILES))
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
         # Raise before a file is opened: get_config is called after the SavedModel is written.
@@ -426,36 +286,3 @@ def detach(model):
                 model._callable_losses.remove(loss)
     object.__setattr__(model, "__class__", own_class(model))
     object.__delattr__(model, "_tfreg_terms")
-
-
-def _term_config(contents, term):
-    config = {
-        "penalty": backend.serialize(term.penalty),
-        "weights": term.selection.get_config(contents),
-        "schedule": None if term.schedule is None else backend.serialize(term.schedule),
-    }
-    return config if term.step is None else {**config, "step": _LOST}
-
-
-def _term_of(config):
-    check_config(
-        "a penalty over a model", config, ("penalty", "weights", "schedule"), optional=("step",)
-    )
-    schedule = config["schedule"]
-    penalty = backend.deserialize(config["penalty"])
-    if not isinstance(penalty, (Penalty, Joint)):
-        raise ValueError(
-            "The config of a penalty over a model must have a penalty or a tfreg.Joint as its "
-            f"'penalty'. Received: {penalty!r} in {config!r}"
-        )
-    if "step" in config and (config["step"] != _LOST or schedule is None):
-        raise ValueError(
-            f"The config of a penalty over a model may have {_LOST!r} as its 'step', with a "
-            f"schedule. Received: {config!r}"
-        )
-    return Term(
-        penalty,
-        Selection.from_config(config["weights"]),
-        None if schedule is None else schedules.check_kind(backend.deserialize(schedule)),
-        _LostStep() if "step" in config else None,
-    )

@@ -1,134 +1,15 @@
 """Penalties over a model: on weights of several layers, apart or together, and on a schedule."""
 
-import dataclasses
 import inspect
-from typing import Any
 
 import tensorflow as tf
 
-from tfreg import backend, penalized, schedules, steps
-from tfreg.penalized import Term
+from tfreg import backend, schedules, steps
+from tfreg.model import penalized
+from tfreg.model.contents import Contents
+from tfreg.model.selection import Selection
+from tfreg.model.terms import Term, check_fit, sum_of
 from tfreg.penalties import Joint, Penalty, Sum, get
-from tfreg.selection import Contents, Selection
-
-
-@dataclasses.dataclass(frozen=True)
-class AttachedPenalty:
-    """What `get_penalties` tells about one penalty.
-
-    Attributes:
-        penalty: the penalty, or the `Joint`.
-        paths: the paths of the weights that it is on; None before the model is built.
-        schedule: the schedule of its strength, or None.
-        weights: the weights, frozen ones included; None before the model is built.
-    """
-
-    penalty: Any
-    paths: list[str] | None
-    schedule: Any = None
-    weights: list | None = dataclasses.field(default=None, repr=False)
-    _on: Any = dataclasses.field(default=None, repr=False, compare=False)
-
-    def value(self):
-        """What the penalty adds to `model.losses` now.
-
-        `schedule(step) * sum_w penalty(w)` over the weights that are not frozen, with the axes
-        that each has on its layer.
-
-        Returns:
-            A scalar tensor.
-
-        Raises:
-            RuntimeError: if the step that its schedule counts is not known, as in `model.losses`.
-            ValueError: if the model is not built.
-
-        Example:
-
-        >>> model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4)])
-        >>> model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1, axis="output"))
-        >>> [attached] = tfreg.get_penalties(model)
-        >>> bool(attached.value() == model.losses[0])
-        True
-        """
-        return self._built().value()
-
-    def prox(self, step_size):
-        """The proximal operator of the penalty at its weights, as it is trained.
-
-        `argmin_x 1/2 sum_w ||x_w - w||^2 + step_size * schedule(step) * sum_w penalty(x_w)`
-
-        Unlike `penalty.prox(weight, step_size)`, which sees a tensor and not its layer, it takes
-        the names of axes as the weight's layer means them. A `tfreg.Joint` shrinks all its weights
-        together.
-
-        Args:
-            step_size: a non-negative number or scalar tensor, such as a learning rate.
-
-        Returns:
-            A list with a tensor for each of the `weights`, of its shape and dtype. Frozen weights
-            are returned as they are.
-
-        Raises:
-            NotImplementedError: if the penalty has no proximal operator in closed form, or is a
-                `tfreg.Joint` on some frozen weights and some that are not.
-            RuntimeError: if the step that its schedule counts is not known.
-            TypeError, ValueError: for another `step_size`; if the model is not built.
-
-        Example:
-
-        >>> model = keras.Sequential([keras.Input((3, 2)), keras.layers.LSTM(4)])
-        >>> model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1, axis="output"))
-        >>> [attached] = tfreg.get_penalties(model)
-        >>> for weight, shrunk in zip(attached.weights, attached.prox(step_size=0.5)):
-        ...     _ = weight.assign(shrunk)
-        """
-        return self._built().prox(step_size)
-
-    def _built(self):
-        if self._on is None:
-            raise ValueError(
-                f"The model that {self.penalty!r} was added to is not built: it has no weights yet."
-            )
-        return self._on
-
-
-@dataclasses.dataclass(frozen=True)
-class _OnModel:
-    """A penalty that was added to the model `holder`, in `root`, whose losses are asked for."""
-
-    root: Any
-    holder: Any
-    term: Term
-
-    def value(self):
-        with penalized.reading_losses(self.root):
-            return penalized.value_of(self.holder, self.term)
-
-    def prox(self, step_size):
-        with penalized.reading_losses(self.root):
-            return penalized.prox_of(self.holder, self.term, step_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OnLayer:
-    """A penalty that is the argument of a layer in `root`, for a weight, whatever its layer."""
-
-    root: Any
-    penalty: Penalty
-    weight: Any
-
-    def value(self):
-        if self._is_trained() or backend.keeps_losses_of_frozen_layers(self.root):
-            return self.penalty(self.weight)
-        return tf.zeros([])
-
-    def prox(self, step_size):
-        if self._is_trained():
-            return [self.penalty.prox(self.weight, step_size)]
-        return [tf.convert_to_tensor(self.weight)]
-
-    def _is_trained(self):
-        return any(weight is self.weight for weight in backend.trainable_weights(self.root))
 
 
 def add_penalty(model, penalty, weights=None, schedule=None, step=None):
@@ -213,7 +94,7 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
         steps.check_step(step, schedule),
     )
     if model.built:  # what the weights alone can show is an error now, not in the first step
-        penalized.check_fit(Contents(model), term)
+        check_fit(Contents(model), term)
     penalized.attach(model, [term])
     backend.renew_compiled_functions(model)
     return model
@@ -242,55 +123,6 @@ def remove_penalties(model):
         penalized.detach(model)
         backend.renew_compiled_functions(model)
     return model
-
-
-def get_penalties(model):
-    """What is attached to what: the penalties that `add_penalty` added, and the layers' own.
-
-    Args:
-        model: a model of either Keras.
-
-    Returns:
-        A list of `AttachedPenalty`, with fields `penalty`, `paths`, `schedule` and `weights`, and
-        methods `value()`, what it adds to `model.losses` now, and `prox(step_size)`, its proximal
-        operator as it is trained: first those added to the model, in order, then those of nested
-        models and of layers, as long as they are of tfreg.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
-    >>> model = tfreg.add_penalty(model, tfreg.BoxPenalty(0.1))
-    >>> attached = tfreg.get_penalties(model)[0]
-    >>> attached.penalty
-    BoxPenalty(factor=0.1, lower=-1.0, upper=1.0)
-    """
-    contents = Contents(model)
-    paths = {id(weight.variable): weight.path for weight in contents.weights}
-    attached = []
-    for _, names, layer in contents.layers:
-        for term in penalized.terms_of(layer):
-            if not layer.built:
-                attached.append(AttachedPenalty(term.penalty, None, term.schedule))
-                continue
-            weights = [weight.variable for weight in term.selection.select(Contents(layer))]
-            attached.append(
-                AttachedPenalty(
-                    term.penalty,
-                    [paths[id(weight)] for weight in weights],
-                    term.schedule,
-                    weights,
-                    _OnModel(model, layer, term),
-                )
-            )
-        for weight, regularizer in backend.regularized_weights(layer, contents.made_by(layer)):
-            if isinstance(regularizer, Penalty):
-                path = backend.weight_path(weight, names)
-                attached.append(
-                    AttachedPenalty(
-                        regularizer, [path], None, [weight], _OnLayer(model, regularizer, weight)
-                    )
-                )
-    return attached
 
 
 def clone_model(model):
@@ -349,7 +181,7 @@ def regularization_loss(model):
     >>> gradients = tape.gradient(loss, model.trainable_variables)
     """
     losses = [tf.reduce_sum(loss) for loss in model.losses]
-    return tf.nn.scale_regularization_loss(penalized.sum_of(losses) if losses else tf.constant(0.0))
+    return tf.nn.scale_regularization_loss(sum_of(losses) if losses else tf.constant(0.0))
 
 
 def _checked_penalty(penalty):

@@ -1,15 +1,14 @@
 """Which weights of a model: what the argument `weights` selects, and remembering it."""
 
 import difflib
-import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from tfreg import backend
 from tfreg.checks import check_config, is_int
-from tfreg.inventory import holdings, made, walk
-from tfreg.layers.registry import weight_layouts
+from tfreg.inventory import walk
+from tfreg.model.contents import Contents
 
 
 class Place(NamedTuple):
@@ -18,69 +17,6 @@ class Place(NamedTuple):
     kind: str
     indices: tuple[int, ...]
     shape: tuple[int, ...] | None = None  # of a weight, where it is known
-
-
-class Contents:
-    """What is in a model now; each part is looked up once."""
-
-    def __init__(self, model):
-        self.model = model
-        self.name = model.name
-
-    @functools.cached_property
-    def layers(self):
-        """Every layer with its place and the names of the layers around it."""
-        return list(walk(self.model))
-
-    @functools.cached_property
-    def is_built(self):
-        """Whether no more weights are to come."""
-        return all(layer.built for _, _, layer in self.layers)
-
-    @functools.cached_property
-    def _holdings(self):
-        return holdings(self.layers)
-
-    @functools.cached_property
-    def weights(self):
-        """Every weight that was made to be trained, once, as the layer's that made it."""
-        return [made(holders) for holders in self._holdings]
-
-    @functools.cached_property
-    def weights_by_place(self):
-        """The weights by their places in all the layers that hold them."""
-        return {
-            holder.place: weight
-            for holders, weight in zip(self._holdings, self.weights)
-            for holder in holders
-        }
-
-    def made_by(self, layer):
-        """The variables among the weights that `layer` made."""
-        return [weight.variable for weight in self.weights if weight.layer is layer]
-
-    @functools.cached_property
-    def layouts(self):
-        """The layouts of the weights by their ids."""
-        return weight_layouts(self.model)
-
-    @functools.cached_property
-    def kernels(self):
-        layouts = self.layouts
-        return [
-            weight
-            for weight in self.weights
-            if id(weight.variable) in layouts and layouts[id(weight.variable)].is_kernel
-        ]
-
-    @functools.cached_property
-    def trainable(self):
-        """The ids of the weights that are not frozen."""
-        return {id(variable) for variable in backend.trainable_weights(self.model)}
-
-    def there_are(self):
-        paths = [weight.path for weight in self.weights]
-        return f". There are: {paths}" if paths else ""
 
 
 class Selection:

@@ -12,6 +12,7 @@ import pytest
 
 import tfreg
 from tfreg import __main__ as command
+from tfreg.cli import demo, reload
 
 
 def no_progress(epoch, loss):
@@ -32,7 +33,7 @@ def test_demo(keras_name, tmp_path):
     lines = done.stdout.decode().splitlines()
 
     ends = {}
-    for number, net in enumerate(command.nets(), start=1):
+    for number, net in enumerate(demo.nets(), start=1):
         assert sum(line.startswith(f"[{number}/9] {net.name} ") for line in lines) == 1
         [row] = [line for line in lines if line.startswith(f"{net.name} ")]
         _, accuracy, start, end, measure, with_penalty, without = re.split("  +", row)
@@ -42,11 +43,11 @@ def test_demo(keras_name, tmp_path):
             continue
         assert measure == net.measure
         # One epoch takes no weight out of the box.
-        assert (float(start) > 0) == (float(end) != 0) == (net.measure != command.OUTSIDE)
-        if net.measure == command.WITHIN:
+        assert (float(start) > 0) == (float(end) != 0) == (net.measure != demo.OUTSIDE)
+        if net.measure == demo.WITHIN:
             assert float(end) < float(start)
             assert float(with_penalty.rstrip("%")) > 2 * float(without.rstrip("%"))
-        if net.measure == command.VARIATION:
+        if net.measure == demo.VARIATION:
             assert float(end) < float(start)
             assert 0 < float(with_penalty) < float(without)
         ends[net.name] = end
@@ -57,7 +58,7 @@ def test_demo(keras_name, tmp_path):
         assert float(difference) < 1e-5
         assert verdict == "equal"
 
-    models = {f"{net.name}.keras" for net in command.nets()}
+    models = {f"{net.name}.keras" for net in demo.nets()}
     assert {file.name for file in out.iterdir()} == models | {"total_variation.png"}
     model = importlib.import_module(keras_name).models.load_model(out / "conv-GroupLasso.keras")
     assert f"{float(sum(model.losses)):.3g}" == ends["conv-GroupLasso"]
@@ -73,9 +74,9 @@ def test_same_seed_same_numbers(api):
     rng = np.random.default_rng(0)
     data = [rng.random((100, 8, 8), "float32"), rng.random((50, 8, 8), "float32")]
     data += [rng.integers(10, size=100), rng.integers(10, size=50)]
-    [net] = [net for net in command.nets() if net.name == "dense-GroupLasso"]
+    [net] = [net for net in demo.nets() if net.name == "dense-GroupLasso"]
     first, second, other = [
-        command._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1]
+        demo._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1]
         for seed in (5, 5, 6)
     ]
     assert first.outcome.loss == second.outcome.loss != other.outcome.loss
@@ -88,26 +89,26 @@ def test_same_seed_same_numbers(api):
     "name, penalty, weights, expected",
     [
         (
-            command.VARIATION,
+            demo.VARIATION,
             tfreg.TotalVariation(0.1, axis=0),
             [[[0.0, 1.0], [2.0, 1.0], [2.0, 4.0]], [[1.0], [0.0]]],
             "6.0",
         ),
         (
-            command.OUTSIDE,
+            demo.OUTSIDE,
             tfreg.BoxPenalty(0.1, -0.5, 0.5),
             [[[0.505, 0.6]], [[-0.7], [0.0]]],
             "50.0%",
         ),
         (
-            command.NORMS,
+            demo.NORMS,
             tfreg.GroupLasso(0.1, axis=0, group_size=3),
             [[[3.0], [4.0], [0.0], [2.0]], [[3.0]]],
             "2.0e+00 to 5.00",
         ),
         (
-            command.WITHIN,
-            command.spike_and_slab(),
+            demo.WITHIN,
+            demo.spike_and_slab(),
             [[[0.001, -0.02, 0.5]], [[-0.009]]],
             "50.0%",
         ),
@@ -115,21 +116,21 @@ def test_same_seed_same_numbers(api):
 )
 def test_measures(name, penalty, weights, expected):
     weights = [np.array(weight, "float32") for weight in weights]
-    assert command.MEASURES[name](penalty, weights) == expected
+    assert demo.MEASURES[name](penalty, weights) == expected
 
 
 def test_every_penalized_net_has_its_plain_one():
-    plain = [net.build for net in command.nets() if net.penalty is None]
-    assert all(plain.count(net.build) == 1 for net in command.nets())
-    [uneven] = [net.penalty for net in command.nets() if net.name == "dense-GroupLasso"]
+    plain = [net.build for net in demo.nets() if net.penalty is None]
+    assert all(plain.count(net.build) == 1 for net in demo.nets())
+    [uneven] = [net.penalty for net in demo.nets() if net.name == "dense-GroupLasso"]
     assert 64 % uneven.group_size
 
 
-OUTCOME = command.Outcome(0.25, np.array([[0.25, 0.75], [0.5, 0.5]]))
+OUTCOME = reload.Outcome(0.25, np.array([[0.25, 0.75], [0.5, 0.5]]))
 
 
 def test_equal_outcomes_are_reported(capsys):
-    command.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME] * 2)
+    reload.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME] * 2)
     _, _, *rows = capsys.readouterr().out.splitlines()
     assert [row.split() for row in rows] == [
         [name, "0.250000", "0.250000", "0.0e+00", "equal"] for name in ("a.keras", "b.keras")
@@ -149,7 +150,7 @@ def test_equal_outcomes_are_reported(capsys):
 def test_different_outcome_is_an_error(changes, capsys):
     different = dataclasses.replace(OUTCOME, **changes)
     with pytest.raises(SystemExit, match="as when saved: b.keras$") as exit:
-        command.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME, different])
+        reload.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME, different])
     assert isinstance(exit.value.code, str)  # which Python prints, to exit with 1
     _, _, a, b = capsys.readouterr().out.splitlines()
     assert a.endswith(" equal") and b.endswith(" DIFFERENT")
@@ -160,28 +161,28 @@ def test_model_that_lost_its_penalty_is_an_error(tmp_path):
     models = []
     for penalty in (tfreg.TotalVariation(0.001, axis=0), None):
         keras.utils.set_random_seed(0)
-        model, _ = command._dense(keras, penalty)
+        model, _ = demo._dense(keras, penalty)
         model.compile("adam", "sparse_categorical_crossentropy")
         models.append(model)
     penalized, plain = models
     file = tmp_path / "lost.keras"
     plain.save(file)
-    saved = command._outcome(penalized, inputs, labels)
-    [reloaded] = command._outcomes_in_fresh_process("keras", inputs, labels, [file])
+    saved = reload.outcome_of(penalized, inputs, labels)
+    [reloaded] = reload.outcomes_in_fresh_process("keras", inputs, labels, [file])
     np.testing.assert_allclose(reloaded.predictions, saved.predictions, rtol=1e-5)
     with pytest.raises(SystemExit, match="lost.keras"):
-        command.report_reload([file.name], [saved], [reloaded])
+        reload.report_reload([file.name], [saved], [reloaded])
 
 
 def test_fresh_process_that_fails_is_an_error(monkeypatch):
-    monkeypatch.setattr(command, "RELOAD", "raise OSError('what is wrong')")
+    monkeypatch.setattr(reload, "RELOAD", "raise OSError('what is wrong')")
     with pytest.raises(SystemExit, match="could not load") as exit:
-        command._outcomes_in_fresh_process("keras", np.ones((4, 8, 8)), np.arange(4), ["a.keras"])
+        reload.outcomes_in_fresh_process("keras", np.ones((4, 8, 8)), np.arange(4), ["a.keras"])
     assert "OSError: what is wrong" in exit.value.code
 
 
 def test_progress_in_a_file(capsys):
-    show = command._progress_line("net", epochs=2)
+    show = demo._progress_line("net", epochs=2)
     show(1, 0.5)
     show(2, 0.25)
     assert capsys.readouterr().out == "net  epoch 2/2  loss 0.2500\n"
@@ -189,7 +190,7 @@ def test_progress_in_a_file(capsys):
 
 def test_progress_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show = command._progress_line("net", epochs=2)
+    show = demo._progress_line("net", epochs=2)
     show(1, 10.5)
     show(2, 0.25)
     out = capsys.readouterr().out
@@ -198,7 +199,7 @@ def test_progress_on_a_terminal(capsys, monkeypatch):
 
 def test_mosaic():
     kernel = np.arange(64.0 * 32).reshape(64, 32)
-    mosaic = command._mosaic(kernel)
+    mosaic = demo._mosaic(kernel)
     assert mosaic.shape == (4 * 9 - 1, 8 * 9 - 1)
     for unit in range(32):
         row, column = 9 * (unit // 8), 9 * (unit % 8)
@@ -208,17 +209,17 @@ def test_mosaic():
 
 
 @pytest.fixture
-def demo(monkeypatch):
-    """The arguments that `demo` is called with, in place of the call."""
+def demo_calls(monkeypatch):
+    """The arguments that `demo.run` is called with, in place of the call."""
     calls = []
-    monkeypatch.setattr(command, "demo", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(demo, "run", lambda *arguments: calls.append(arguments))
     return calls
 
 
-def test_default_arguments(demo, tmp_path, monkeypatch):
+def test_default_arguments(demo_calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command.main(["demo"])
-    [(epochs, out, keras_name, seed)] = demo
+    [(epochs, out, keras_name, seed)] = demo_calls
     assert (epochs, str(out), keras_name, seed) == (30, "tfreg-demo", "keras", 0)
     assert (tmp_path / "tfreg-demo").is_dir()
 
@@ -238,13 +239,13 @@ def test_default_arguments(demo, tmp_path, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_bad_argument(arguments, demo, tmp_path, monkeypatch, capsys):
+def test_bad_argument(arguments, demo_calls, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         command.main(["demo", *arguments])
     assert exit.value.code == 2
     assert f"error: argument {arguments[0]}: " in capsys.readouterr().err
-    assert not demo and not list(tmp_path.iterdir())
+    assert not demo_calls and not list(tmp_path.iterdir())
 
 
 def test_unknown_command(capsys):

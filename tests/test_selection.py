@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfreg
+from tfreg.layers import registry
 
 PENALTY = tfreg.GroupLasso(0.1)
 
@@ -172,7 +173,7 @@ def test_what_layers_are_registered_for_is_what_none_selects(api):
         tfreg.add_penalty(model, tfreg.GroupLasso(1.0, size_weighted=False), "table")
         np.testing.assert_allclose(float(model.losses[-1]), 4 * np.sqrt(2), rtol=1e-6)
     finally:
-        del tfreg.layers._registered[Scale]
+        del registry._registered[Scale]
 
 
 def test_on_a_layer_the_names_of_axes_mean_what_they_say(api):

@@ -1,0 +1,1 @@
+"""The commands of `tfreg`, a module each."""

@@ -1,0 +1,239 @@
+"""`tfreg demo`: what the penalties do to small nets on scikit-learn's digits."""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfreg import backend
+from tfreg.cli.reload import Outcome, outcome_of, outcomes_in_fresh_process, report_reload
+from tfreg.cli.tables import print_table
+from tfreg.groups import Groups
+from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, Prior, TotalVariation
+
+TRAINING_EXAMPLES = 1347  # three quarters of the digits
+BATCH_SIZE = 64
+LEARNING_RATE = 0.02
+# The bounds of a BoxPenalty are soft: a weight that the data pull outward rests just outside.
+BOX_MARGIN = 0.01
+# Under the spike of the prior.
+NEAR_ZERO = 0.01
+
+
+def _classifier(keras, layers):
+    output = keras.layers.Dense(10, activation="softmax")
+    return keras.Sequential([keras.Input((8, 8)), *layers, output])
+
+
+def _dense(keras, penalty):
+    hidden = keras.layers.Dense(32, activation="tanh", kernel_regularizer=penalty)
+    return _classifier(keras, [keras.layers.Flatten(), hidden]), [hidden.kernel]
+
+
+def _conv(keras, penalty):
+    layers, options = keras.layers, {"activation": "relu", "kernel_regularizer": penalty}
+    first = layers.Conv2D(16, 3, padding="same", **options)
+    second = layers.Conv2D(32, 3, **options)
+    stack = [layers.Reshape((8, 8, 1)), first, layers.MaxPooling2D(), second, layers.Flatten()]
+    return _classifier(keras, stack), [first.kernel, second.kernel]
+
+
+def _lstm(keras, penalty):
+    lstm = keras.layers.LSTM(32, recurrent_regularizer=penalty)
+    return _classifier(keras, [lstm]), [lstm.cell.recurrent_kernel]
+
+
+def _total_variation(penalty, weights):
+    return f"{sum(np.abs(np.diff(w, axis=penalty.axis)).sum() for w in weights):.1f}"
+
+
+def _share_outside(penalty, weights):
+    w = np.concatenate([w.ravel() for w in weights])
+    outside = (w < penalty.lower - BOX_MARGIN) | (w > penalty.upper + BOX_MARGIN)
+    return f"{outside.mean():.1%}"
+
+
+def _norms(penalty, weights):
+    groups = Groups(penalty.axis, penalty.group_size)
+    norms = np.concatenate([groups.norm(tf.constant(w)).numpy().ravel() for w in weights])
+    return f"{norms.min():.1e} to {norms.max():.2f}"
+
+
+def _share_near_zero(penalty, weights):
+    w = np.concatenate([w.ravel() for w in weights])
+    return f"{(np.abs(w) < NEAR_ZERO).mean():.1%}"
+
+
+# What the penalties are for: the text of a measure of a penalty's weights.
+MEASURES = {
+    "total variation": _total_variation,
+    f"outside box by > {BOX_MARGIN}": _share_outside,
+    "norms of groups": _norms,
+    f"within {NEAR_ZERO} of 0": _share_near_zero,
+}
+VARIATION, OUTSIDE, NORMS, WITHIN = MEASURES
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A net to train; `build(keras, penalty)` gives a model and its penalized weights."""
+
+    name: str
+    build: Callable
+    penalty: Penalty | None = None
+    measure: str | None = None
+
+
+def spike_and_slab():
+    """A prior, whose distributions take long to import."""
+    return Prior(
+        "MixtureSameFamily",
+        factor=1 / TRAINING_EXAMPLES,
+        mixture_distribution={"distribution": "Categorical", "probs": [0.8, 0.2]},
+        components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [NEAR_ZERO, 0.5]},
+    )
+
+
+@functools.cache
+def nets():
+    return [
+        Net("dense", _dense),
+        Net("dense-TotalVariation", _dense, TotalVariation(0.0005, axis=0), VARIATION),
+        Net("dense-BoxPenalty", _dense, BoxPenalty(0.02, lower=-0.5, upper=0.5), OUTSIDE),
+        Net("dense-GroupLasso", _dense, GroupLasso(0.0005, axis=0, group_size=3), NORMS),
+        Net("dense-Prior", _dense, spike_and_slab(), WITHIN),
+        Net("conv", _conv),
+        Net("conv-GroupLasso", _conv, GroupLasso(0.001, axis="output"), NORMS),
+        Net("lstm", _lstm),
+        Net("lstm-TotalVariation", _lstm, TotalVariation(0.0003, axis=0), VARIATION),
+    ]
+
+
+PICTURED = ["dense", "dense-TotalVariation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A net, its penalty's value at the start and the end, and what it was trained to."""
+
+    net: Net
+    penalty_start: float
+    penalty_end: float
+    weights: list[np.ndarray]
+    accuracy: float
+    outcome: Outcome
+
+
+def _penalty_value(penalty, weights):
+    return sum(float(penalty(weight)) for weight in weights) if penalty else 0.0
+
+
+def _train(net, keras, data, epochs, seed, show):
+    """The model of `net`, trained, and the `Trained` that describes it."""
+    train_inputs, test_inputs, train_labels, test_labels = data
+    keras.utils.set_random_seed(seed)
+    model, penalized = net.build(keras, net.penalty)
+    penalty_start = _penalty_value(net.penalty, penalized)
+    steps = epochs * math.ceil(len(train_inputs) / BATCH_SIZE)
+    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+    progress = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: show(epoch + 1, logs["loss"])
+    )
+    model.fit(train_inputs, train_labels, BATCH_SIZE, epochs, verbose=0, callbacks=[progress])
+    outcome = outcome_of(model, test_inputs, test_labels)
+    return model, Trained(
+        net,
+        penalty_start,
+        penalty_end=_penalty_value(net.penalty, penalized),
+        weights=[weight.numpy() for weight in penalized],
+        accuracy=np.mean(outcome.predictions.argmax(axis=-1) == test_labels),
+        outcome=outcome,
+    )
+
+
+def _progress_line(title, epochs):
+    """A function of the epoch and its loss that keeps one line of standard output up to date."""
+
+    def show(epoch, loss):
+        line = f"{title}  epoch {epoch}/{epochs}  loss {loss:.4f}"
+        if sys.stdout.isatty():
+            print(f"\r{line:<79}", end="\n" if epoch == epochs else "", flush=True)
+        elif epoch == epochs:
+            print(line, flush=True)
+
+    return show
+
+
+def _report_training(results):
+    plain = {result.net.build: result for result in results if not result.net.penalty}
+    rows = [["net", "test accuracy", "penalty start", "end", "measure", "with penalty", "without"]]
+    for result in results:
+        net, cells = result.net, ["-"] * 5
+        if net.penalty:
+            measure = functools.partial(MEASURES[net.measure], net.penalty)
+            cells = [f"{value:.3g}" for value in (result.penalty_start, result.penalty_end)]
+            cells += [net.measure, measure(result.weights), measure(plain[net.build].weights)]
+        rows.append([net.name, f"{result.accuracy:.1%}", *cells])
+    print_table("<>>><>>", rows)
+
+
+def _mosaic(kernel):
+    """The columns of a `(64, 32)` kernel as 8x8 tiles in 4 rows of 8, with NaN between them."""
+    tiles = kernel.T.reshape(4, 8, 8, 8)
+    framed = np.pad(tiles, [(0, 0), (0, 0), (1, 0), (1, 0)], constant_values=np.nan)
+    return framed.transpose(0, 2, 1, 3).reshape(4 * 9, 8 * 9)[1:, 1:]
+
+
+def _plot(figure, results):
+    """Draws the weights of the first layers: one panel per net, one tile per unit."""
+    limit = max(np.abs(result.weights[0]).max() for result in results)
+    axes = figure.subplots(len(results), 1)
+    for ax, result in zip(axes, results):
+        image = ax.imshow(_mosaic(result.weights[0]), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        title = repr(result.net.penalty) if result.net.penalty else "no penalty"
+        ax.set(title=title, facecolor="0.75", xticks=[], yticks=[])
+    figure.suptitle("Weights of the first layer: one tile of 8x8 input pixels per unit")
+    figure.colorbar(image, ax=axes, label="weight", shrink=0.6)
+
+
+def run(epochs, out, keras_name, seed):
+    """Trains the nets, prints what the penalties did, and checks that the models reload."""
+    try:
+        from matplotlib.figure import Figure
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        sys.exit(f"tfreg demo: {error}. Install what it needs: pip install 'tfreg[demo]'")
+
+    # TensorFlow would warn that every net is compiled anew.
+    tf.get_logger().setLevel("ERROR")
+    keras = getattr(backend, keras_name)
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8).astype("float32") / 16.0
+    data = train_test_split(
+        images, labels, train_size=TRAINING_EXAMPLES, stratify=labels, random_state=seed
+    )
+    print(f"scikit-learn's digits, {keras_name} {keras.__version__}, seed {seed}")
+    files, results = [], []
+    for number, net in enumerate(nets(), start=1):
+        show = _progress_line(f"[{number}/{len(nets())}] {net.name:<20}", epochs)
+        model, trained = _train(net, keras, data, epochs, seed, show)
+        files.append(out / f"{net.name}.keras")
+        model.save(files[-1])
+        results.append(trained)
+    _report_training(results)
+
+    _, test_inputs, _, test_labels = data
+    reloaded = outcomes_in_fresh_process(keras_name, test_inputs, test_labels, files)
+    saved = [result.outcome for result in results]
+    report_reload([file.name for file in files], saved, reloaded)
+
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    _plot(figure, [result for result in results if result.net.name in PICTURED])
+    figure.savefig(out / "total_variation.png", dpi=150)
+    print(f"\nThe models are {out / '*.keras'}, the picture is {out / 'total_variation.png'}")

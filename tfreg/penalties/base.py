@@ -1,8 +1,6 @@
 """Penalty: what every penalty shares."""
 
-import difflib
 import inspect
-import re
 
 import numpy as np
 import tensorflow as tf
@@ -12,15 +10,8 @@ from tfreg.checks import check_arguments, check_non_negative, check_strength
 from tfreg.compute.kernels import worth_a_stack
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.layout import Layout
+from tfreg.penalties.registry import class_named
 from tfreg.read_only import ReadOnly
-
-_CLASSES: dict[str, type] = {}
-
-
-def register(cls):
-    """Makes a penalty known to both Kerases and to `tfreg.get`."""
-    _CLASSES[cls.__name__] = cls
-    return backend.register_regularizer(cls)
 
 
 class Penalty(ReadOnly, backend.Regularizer):
@@ -193,15 +184,14 @@ class Penalty(ReadOnly, backend.Regularizer):
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __add__(self, other):
-        # Sum is a penalty in its turn, so its module imports this one.
-        from tfreg.penalties.combine import Sum
-
-        return Sum([self, other]) if backend.is_regularizer(other) else NotImplemented
+        return (
+            class_named("Sum")([self, other]) if backend.is_regularizer(other) else NotImplemented
+        )
 
     def __radd__(self, other):
-        from tfreg.penalties.combine import Sum
-
-        return Sum([other, self]) if backend.is_regularizer(other) else NotImplemented
+        return (
+            class_named("Sum")([other, self]) if backend.is_regularizer(other) else NotImplemented
+        )
 
     def __repr__(self):
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
@@ -238,70 +228,3 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def get(identifier):
-    """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
-
-    Args:
-        identifier: the name of a penalty, `"group_lasso"` or `"GroupLasso"`, which gives it with
-            its default arguments if all have one; a dict with a `"class_name"` and a `"config"`,
-            as Keras writes it; a penalty or any other callable, which is returned as it is; a
-            class, which is called; or None.
-
-    Returns:
-        A penalty, the callable, or None.
-
-    Raises:
-        ValueError: if no penalty has that name, or the config is not one of its.
-        TypeError: if `identifier` is none of these.
-
-    Example:
-
-    >>> tfreg.get("group_lasso")
-    GroupLasso(factor=0.01, axis='output', group_size=None, size_weighted=True)
-    >>> tfreg.get({"class_name": "BoxPenalty", "config": {"factor": 0.5}})
-    BoxPenalty(factor=0.5, lower=-1.0, upper=1.0)
-    """
-    if isinstance(identifier, str):
-        cls = _class_named(identifier)
-        parameters = inspect.signature(cls).parameters.values()
-        if any(parameter.default is parameter.empty for parameter in parameters):
-            raise ValueError(
-                "Argument `identifier` must be a dict or an object for a penalty that has no "
-                f"default arguments. Received: {identifier!r}"
-            )
-        return cls()
-    if isinstance(identifier, dict):
-        config = identifier.get("config", {})
-        if not isinstance(identifier.get("class_name"), str) or not isinstance(config, dict):
-            raise ValueError(
-                "Argument `identifier` must have a string as its 'class_name' and a dict as its "
-                f"'config'. Received: identifier={identifier!r}"
-            )
-        return _class_named(identifier["class_name"]).from_config(config)
-    if inspect.isclass(identifier):
-        identifier = identifier()
-    if identifier is None or callable(identifier):
-        return identifier
-    raise TypeError(
-        "Argument `identifier` must be a penalty's name, a dict, a callable or None. "
-        f"Received: identifier={identifier!r}"
-    )
-
-
-def _class_named(name):
-    names = {_snake_case(class_name): class_name for class_name in _CLASSES}
-    bare = name.removeprefix(f"{backend.PACKAGE}>")
-    class_name = names.get(bare, bare)
-    if class_name not in _CLASSES:
-        near = difflib.get_close_matches(_snake_case(bare), names, n=3, cutoff=0.3)
-        raise ValueError(
-            f"Argument `identifier` must name one of {sorted(names)}. Received: {name!r}"
-            + (f". Nearest: {near}" if near else "")
-        )
-    return _CLASSES[class_name]
-
-
-def _snake_case(name):
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

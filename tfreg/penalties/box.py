@@ -6,7 +6,8 @@ from tfreg.checks import check_number
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import share
 from tfreg.compute.reductions import total
-from tfreg.penalties.base import Penalty, register
+from tfreg.penalties.base import Penalty
+from tfreg.penalties.registry import register
 
 
 def _violation(w, lower, upper):

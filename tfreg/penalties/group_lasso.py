@@ -7,7 +7,8 @@ from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import reciprocal_or_zero, signum, with_common_dtype
 from tfreg.compute.reductions import total
 from tfreg.groups import Groups
-from tfreg.penalties.base import Penalty, register
+from tfreg.penalties.base import Penalty
+from tfreg.penalties.registry import register
 
 
 def _group_weights(w, groups, size_weighted):
@@ -238,9 +239,7 @@ class GroupLasso(Penalty):
         if self.size_weighted:
             # The norm of a scaled group is the scaled norm.
             norms *= _weights_across(weights, groups)
-        return group_lasso(
-            norms, factor=self.factor, groups=_ACROSS_WEIGHTS, size_weighted=False
-        )
+        return group_lasso(norms, factor=self.factor, groups=_ACROSS_WEIGHTS, size_weighted=False)
 
     def _joint_prox(self, tensors, layouts, names, step_size):
         return self._shrunk_together(tensors, layouts, names, step_size * self.factor)

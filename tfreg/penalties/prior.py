@@ -10,7 +10,8 @@ from tfreg.checks import check_number
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, share
 from tfreg.compute.reductions import total
-from tfreg.penalties.base import Penalty, register
+from tfreg.penalties.base import Penalty
+from tfreg.penalties.registry import register
 
 
 def _not_repeated(x, w):

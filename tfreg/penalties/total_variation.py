@@ -13,7 +13,8 @@ from tfreg.compute.reductions import (
     total,
 )
 from tfreg.groups import Groups, check_axis, resolve_axes
-from tfreg.penalties.base import Penalty, register
+from tfreg.penalties.base import Penalty
+from tfreg.penalties.registry import register
 
 # In a stack of one difference per axis, those at one point.
 _POINTS = Groups(axis=0)

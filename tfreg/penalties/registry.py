@@ -1,0 +1,83 @@
+"""The penalties by name: what a saved model or `tfreg.get` may ask for."""
+
+import difflib
+import inspect
+import re
+
+from tfreg import backend
+
+_CLASSES: dict[str, type] = {}
+
+
+def register(cls):
+    """Makes a penalty known to both Kerases and to `tfreg.get`."""
+    _CLASSES[cls.__name__] = cls
+    return backend.register_regularizer(cls)
+
+
+def get(identifier):
+    """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
+
+    Args:
+        identifier: the name of a penalty, `"group_lasso"` or `"GroupLasso"`, which gives it with
+            its default arguments if all have one; a dict with a `"class_name"` and a `"config"`,
+            as Keras writes it; a penalty or any other callable, which is returned as it is; a
+            class, which is called; or None.
+
+    Returns:
+        A penalty, the callable, or None.
+
+    Raises:
+        ValueError: if no penalty has that name, or the config is not one of its.
+        TypeError: if `identifier` is none of these.
+
+    Example:
+
+    >>> tfreg.get("group_lasso")
+    GroupLasso(factor=0.01, axis='output', group_size=None, size_weighted=True)
+    >>> tfreg.get({"class_name": "BoxPenalty", "config": {"factor": 0.5}})
+    BoxPenalty(factor=0.5, lower=-1.0, upper=1.0)
+    """
+    if isinstance(identifier, str):
+        cls = class_named(identifier)
+        parameters = inspect.signature(cls).parameters.values()
+        if any(parameter.default is parameter.empty for parameter in parameters):
+            raise ValueError(
+                "Argument `identifier` must be a dict or an object for a penalty that has no "
+                f"default arguments. Received: {identifier!r}"
+            )
+        return cls()
+    if isinstance(identifier, dict):
+        config = identifier.get("config", {})
+        if not isinstance(identifier.get("class_name"), str) or not isinstance(config, dict):
+            raise ValueError(
+                "Argument `identifier` must have a string as its 'class_name' and a dict as its "
+                f"'config'. Received: identifier={identifier!r}"
+            )
+        return class_named(identifier["class_name"]).from_config(config)
+    if inspect.isclass(identifier):
+        identifier = identifier()
+    if identifier is None or callable(identifier):
+        return identifier
+    raise TypeError(
+        "Argument `identifier` must be a penalty's name, a dict, a callable or None. "
+        f"Received: identifier={identifier!r}"
+    )
+
+
+def class_named(name):
+    """The registered class of that name, in either spelling."""
+    names = {_snake_case(class_name): class_name for class_name in _CLASSES}
+    bare = name.removeprefix(f"{backend.PACKAGE}>")
+    class_name = names.get(bare, bare)
+    if class_name not in _CLASSES:
+        near = difflib.get_close_matches(_snake_case(bare), names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"Argument `identifier` must name one of {sorted(names)}. Received: {name!r}"
+            + (f". Nearest: {near}" if near else "")
+        )
+    return _CLASSES[class_name]
+
+
+def _snake_case(name):
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

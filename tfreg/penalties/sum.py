@@ -1,0 +1,104 @@
+"""Sum: several penalties on one weight."""
+
+import tensorflow as tf
+
+from tfreg import backend
+from tfreg.checks import check_arguments
+from tfreg.compute.numerics import accumulation_dtype
+from tfreg.penalties.base import Penalty
+from tfreg.penalties.registry import register
+
+
+@register
+class Sum(Penalty):
+    """The sum of several penalties on one weight, which `a + b` makes too.
+
+    `sum_k penalty_k(w)`
+
+    Args:
+        penalties: a non-empty list of penalties; regularizers of Keras, `keras.regularizers.L2`
+            say, are welcome. A sum among them counts as its members.
+
+    Raises:
+        TypeError: if an entry is not a regularizer.
+        ValueError: if `penalties` is empty.
+
+    Example:
+
+    >>> penalty = tfreg.GroupLasso(1e-3) + tfreg.BoxPenalty(1e-2, -1.0, 1.0)
+    >>> layer = keras.layers.Dense(8, kernel_regularizer=penalty)
+    """
+
+    def __init__(self, penalties):
+        backend.check_shapes_of_ints("Sum")
+        if not isinstance(penalties, (list, tuple)) or not penalties:
+            raise ValueError(
+                "Argument `penalties` must be a non-empty list of penalties. "
+                f"Received: penalties={penalties!r}"
+            )
+        for penalty in penalties:
+            if not backend.is_regularizer(penalty):
+                raise TypeError(
+                    "Argument `penalties` must consist of penalties or Keras regularizers. "
+                    f"Received: {penalty!r} in penalties={penalties!r}"
+                )
+        self.penalties: list = [
+            backend.copied(member)
+            for penalty in penalties
+            for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
+        ]
+        self._stacks = all(
+            isinstance(member, Penalty) and member._stacks for member in self.penalties
+        )
+
+    def _check(self, shape, layout, weight_name):
+        for penalty in self.penalties:
+            if isinstance(penalty, Penalty):
+                penalty._check(shape, layout, weight_name)
+
+    def _value(self, tensor, layout):
+        dtype = accumulation_dtype(tensor.dtype)
+        accumulated = tf.cast(tensor, dtype)
+        return tf.add_n(
+            [
+                (
+                    penalty._value(accumulated, layout)
+                    if isinstance(penalty, Penalty)
+                    else tf.cast(penalty(accumulated), dtype)
+                )
+                for penalty in self.penalties
+            ]
+        )
+
+    def _check_joint(self):
+        for penalty in self.penalties:
+            if not isinstance(penalty, Penalty):
+                raise ValueError(
+                    "Argument `penalty` must couple weights, which no regularizer of Keras does. "
+                    f"Received: {penalty!r} in penalty={self!r}"
+                )
+            penalty._check_joint()
+
+    def _joint_value(self, tensors, layouts, names):
+        values = [penalty._joint_value(tensors, layouts, names) for penalty in self.penalties]
+        return tf.add_n(values)
+
+    def _prox(self, tensor, layout, step_size):
+        raise NotImplementedError(
+            "The proximal operator of a sum is not the sum or the composition of those of its "
+            "members, and has no closed form in general. Use a penalty that has one: for the L1 "
+            "norm and the group lasso together that is SparseGroupLasso."
+        )
+
+    def get_config(self):
+        return {"penalties": [backend.serialize(penalty) for penalty in self.penalties]}
+
+    @classmethod
+    def from_config(cls, config):
+        members = check_arguments(cls, config)["penalties"]
+        if isinstance(members, (list, tuple)):
+            members = [
+                backend.deserialize(entry) if isinstance(entry, dict) else entry
+                for entry in members
+            ]
+        return cls(**{**config, "penalties": members})

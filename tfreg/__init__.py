@@ -9,23 +9,34 @@ from tfreg.model import (
     remove_penalties,
 )
 from tfreg.penalties import (
+    MCP,
+    SCAD,
     BoxPenalty,
+    Elementwise,
     GroupLasso,
     Joint,
+    Penalty,
     Prior,
+    Quadratic,
     SparseGroupLasso,
     Sum,
     TotalVariation,
     get,
+    register,
 )
 
 __version__ = "0.5.0"
 
 __all__ = [
     "BoxPenalty",
+    "Elementwise",
     "GroupLasso",
     "Joint",
+    "MCP",
+    "Penalty",
     "Prior",
+    "Quadratic",
+    "SCAD",
     "SparseGroupLasso",
     "Sum",
     "TotalVariation",
@@ -35,6 +46,7 @@ __all__ = [
     "get_penalties",
     "kernels",
     "layers",
+    "register",
     "regularization_loss",
     "remove_penalties",
     "schedules",

@@ -4,6 +4,8 @@ import inspect
 import math
 import numbers
 
+import numpy as np
+
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 
@@ -28,6 +30,35 @@ def check_number(name, value, expected, accept=math.isfinite):
 
 def check_non_negative(name, value):
     return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
+
+
+def check_positive(name, value):
+    return check_number(name, value, "a finite number > 0", lambda number: number > 0)
+
+
+def check_array(name, value, least=-math.inf):
+    """`value` as a float or a float64 array, of finite numbers >= `least`."""
+    expected = "a finite number" if least == -math.inf else f"a finite number >= {least:g}"
+    expected += ", or an array of those"
+    if isinstance(value, numbers.Number):
+        return check_number(name, value, expected, lambda number: number >= least)
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
+        ) from error
+    if not (np.isfinite(array).all() and (array >= least).all()):
+        raise ValueError(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
+    return array
+
+
+def broadcasts_to(shape, weight_shape):
+    """Whether an array of `shape` broadcasts to `weight_shape`, whose lengths may be None."""
+    aligned = zip(reversed(shape), reversed(weight_shape))
+    return len(shape) <= len(weight_shape) and all(
+        size == 1 or length is None or size == length for size, length in aligned
+    )
 
 
 def check_strength(name, value):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.compute.numerics import eager_constants
 
 REAL_LINE, HALF_LINE = "the real numbers", "the real numbers >= 0"
 # The floor of a density that TFP evaluates everywhere but at 0.
@@ -52,12 +53,6 @@ def _ingredient(value, numbers, of_recipe):
     if isinstance(value, tuple):
         return [of_recipe(recipe) for recipe in value]
     return numbers[value] if isinstance(value, str) else value
-
-
-def tensors(numbers, dtype):
-    """`numbers` as tensors, outside of any function: its graph would hold a copy of an array."""
-    with tf.init_scope():
-        return {key: tf.constant(number, dtype) for key, number in numbers.items()}
 
 
 def read(distribution, parameters):
@@ -230,10 +225,10 @@ def traits(recipe, numbers, floor):
 
 def _traits(recipe, numbers, floor):
     with _explained_errors(recipe, numbers):
-        single = recipe.distribution(tensors(numbers, tf.float32))
-        double = recipe.distribution(tensors(numbers, tf.float64))
+        single = recipe.distribution(eager_constants(numbers, tf.float32))
+        double = recipe.distribution(eager_constants(numbers, tf.float64))
         # Not in double precision: TFP would ask of float32 probabilities that they add up so.
-        recipe.distribution(tensors(numbers, tf.float32), validate_args=True)
+        recipe.distribution(eager_constants(numbers, tf.float32), validate_args=True)
     _check_scalar(double)
     with _explained_errors(recipe, numbers):
         support = _support(single)
@@ -249,7 +244,7 @@ def _traits(recipe, numbers, floor):
         if floor is None and _has_cusp(double, zero):
             cusp = 0.0
         # On the half-line, of a LogNormal say, `loc` is no location.
-        loc = tensors(numbers, tf.float64).get("loc")
+        loc = eager_constants(numbers, tf.float64).get("loc")
         if loc is not None and support == REAL_LINE and _has_cusp(double, loc):
             cusp = "loc"
     _check_floor(densities, given, double)

@@ -14,6 +14,12 @@ def with_common_dtype(tensors):
     return [tf.cast(tensor, tf.float64 if wide else tf.float32) for tensor in tensors]
 
 
+def eager_constants(numbers, dtype):
+    """A dict of tensors made outside of any function, whose graph would hold a copy of an array."""
+    with tf.init_scope():
+        return {name: tf.constant(number, dtype) for name, number in numbers.items()}
+
+
 def saturate_cast(x, dtype):
     """`x` in `dtype`; finite numbers stay finite, infinity and NaN stay what they are."""
     largest = float(dtype.max)

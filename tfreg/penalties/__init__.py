@@ -2,21 +2,30 @@
 
 from tfreg.penalties.base import Penalty
 from tfreg.penalties.box import BoxPenalty
+from tfreg.penalties.elementwise import Elementwise
 from tfreg.penalties.group_lasso import GroupLasso, SparseGroupLasso
 from tfreg.penalties.joint import Joint
+from tfreg.penalties.mcp import MCP
 from tfreg.penalties.prior import Prior
-from tfreg.penalties.registry import get
+from tfreg.penalties.quadratic import Quadratic
+from tfreg.penalties.registry import get, register
+from tfreg.penalties.scad import SCAD
 from tfreg.penalties.sum import Sum
 from tfreg.penalties.total_variation import TotalVariation
 
 __all__ = [
     "BoxPenalty",
+    "Elementwise",
     "GroupLasso",
     "Joint",
+    "MCP",
     "Penalty",
     "Prior",
+    "Quadratic",
+    "SCAD",
     "SparseGroupLasso",
     "Sum",
     "TotalVariation",
     "get",
+    "register",
 ]

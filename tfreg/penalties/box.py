@@ -3,10 +3,8 @@
 import tensorflow as tf
 
 from tfreg.checks import check_number
-from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import share
-from tfreg.compute.reductions import total
-from tfreg.penalties.base import Penalty
+from tfreg.penalties.elementwise import Elementwise
 from tfreg.penalties.registry import register
 
 
@@ -19,24 +17,8 @@ def _violation(w, lower, upper):
     return w - tf.minimum(tf.maximum(w, lower), upper)
 
 
-@kernel
-def box_penalty(w, lower, upper):
-    return total(tf.square(_violation(w, lower, upper)))
-
-
-@box_penalty.gradient
-def _(w, lower, upper):
-    return 2.0 * _violation(w, lower, upper)
-
-
-@compiled
-def box_prox(w, strength, lower, upper):
-    """`w - 2 strength / (1 + 2 strength) (w - clip(w))`, for a strength of 0 or infinity too."""
-    return w - share(2.0 * strength) * _violation(w, lower, upper)
-
-
 @register
-class BoxPenalty(Penalty):
+class BoxPenalty(Elementwise):
     """Quadratic exterior penalty of a box: squares of what exceeds the bounds.
 
     `factor * sum_i (w_i - clip(w_i, lower, upper))^2`
@@ -62,8 +44,6 @@ class BoxPenalty(Penalty):
         Nocedal and Wright, Numerical Optimization, 2006, chapter 17 (quadratic penalty).
     """
 
-    _stacks = True
-
     def __init__(self, factor=0.01, lower=-1.0, upper=1.0):
         super().__init__(factor)
         bound = "a finite number or None"
@@ -80,9 +60,12 @@ class BoxPenalty(Penalty):
                 f"Received: lower={lower!r}, upper={upper!r}"
             )
 
-    def _value(self, tensor, layout):
-        return box_penalty(tensor, factor=self.factor, lower=self.lower, upper=self.upper)
+    def f(w, lower, upper):
+        return tf.square(_violation(w, lower, upper))
 
-    def _prox(self, tensor, layout, step_size):
-        strength = step_size * self.factor
-        return box_prox(tensor, strength=strength, lower=self.lower, upper=self.upper)
+    def df(w, lower, upper):
+        return 2.0 * _violation(w, lower, upper)
+
+    def argmin(w, strength, lower, upper):
+        """`w - 2 s / (1 + 2 s) (w - clip(w))` for the strength s, 0 and infinity too"""
+        return w - share(2.0 * strength) * _violation(w, lower, upper)

@@ -6,9 +6,9 @@ import math
 import tensorflow as tf
 
 from tfreg import backend, distributions
-from tfreg.checks import check_number
+from tfreg.checks import broadcasts_to, check_number
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import accumulation_dtype, share
+from tfreg.compute.numerics import accumulation_dtype, eager_constants, share
 from tfreg.compute.reductions import total
 from tfreg.penalties.base import Penalty
 from tfreg.penalties.registry import register
@@ -165,7 +165,7 @@ class Prior(Penalty):
         return self._read_only("parameters", description)
 
     def _check(self, shape, layout, weight_name):
-        if not _broadcasts_to(self._traits.batch_shape, shape):
+        if not broadcasts_to(self._traits.batch_shape, shape):
             raise ValueError(
                 "Argument `distribution` must have a batch shape that broadcasts to the weight's "
                 f"shape. Received: a batch shape of {tuple(self._traits.batch_shape)} for weight "
@@ -173,7 +173,7 @@ class Prior(Penalty):
             )
 
     def _value(self, tensor, layout):
-        numbers = distributions.tensors(self._numbers, accumulation_dtype(tensor.dtype))
+        numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return negative_log_density(
             tensor,
             factor=self.factor,
@@ -191,7 +191,7 @@ class Prior(Penalty):
                 f"Without a floor, that of {' and '.join(PROXIMAL_OPERATORS)} has one."
             )
         prox = PROXIMAL_OPERATORS[self.distribution]
-        numbers = distributions.tensors(self._numbers, accumulation_dtype(tensor.dtype))
+        numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return prox(tensor, strength=step_size * self.factor, **numbers)
 
     def _arguments(self):
@@ -201,10 +201,3 @@ class Prior(Penalty):
             "floor": self.floor,
             **self.parameters,
         }
-
-
-def _broadcasts_to(batch_shape, shape):
-    aligned = zip(reversed(batch_shape), reversed(shape))
-    return len(batch_shape) <= len(shape) and all(
-        size == 1 or length is None or size == length for size, length in aligned
-    )

@@ -1,0 +1,146 @@
+"""Elementwise: a penalty that is a sum over the elements of a weight."""
+
+import inspect
+
+import numpy as np
+
+from tfreg.checks import broadcasts_to
+from tfreg.compute.kernels import compiled, kernel
+from tfreg.compute.numerics import accumulation_dtype, eager_constants
+from tfreg.compute.reductions import total
+from tfreg.penalties.base import Penalty
+
+
+class Elementwise(Penalty):
+    """A penalty that is a sum over the elements of a weight, of any shape.
+
+    `factor * sum_i f(w_i)`
+
+    A subclass states `f` and its derivative as static methods of a tensor, and is complete: the
+    sum, its compilation and gradient, half precision, shards, config and `repr` are here. The
+    further parameters of `f` are arguments of the constructor of the same names: floats, arrays
+    that broadcast to the weight, or None, bools, ints and strings, each value of which is compiled
+    anew.
+
+    - `f(w, ...)`: the penalty of each entry of `w`.
+    - `df(w, ...)`: its derivative: at a kink a subgradient, and 0 where `f` has a minimum.
+    - `argmin(w, strength, ...)`, where that has a closed form: the proximal operator
+      `argmin_x 1/2 (x - w)^2 + strength * f(x)` of each entry.
+
+    NaN must stay NaN in all three. Where `f` has a limit at infinity, `f` is that limit there, and
+    `df` is 0.
+
+    Args:
+        factor: the strength, a finite number >= 0.
+
+    Raises:
+        TypeError: when a subclass is made, if its methods do not have the same parameters, or its
+            constructor lacks one of them.
+        ValueError: when called, if an array does not broadcast to the weight's shape.
+
+    Example:
+
+    >>> @tfreg.register
+    ... class Ridge(tfreg.Elementwise):
+    ...     def f(w):
+    ...         return w**2
+    ...
+    ...     def df(w):
+    ...         return 2.0 * w
+    ...
+    ...     def argmin(w, strength):
+    ...         return w / (1.0 + 2.0 * strength)
+    ...
+    >>> penalty = Ridge(0.5)
+    >>> float(penalty(tf.constant([1.0, -3.0])))
+    5.0
+    >>> penalty.prox(tf.constant([1.0, -3.0]), step_size=1.0).numpy()
+    array([ 0.5, -1.5], dtype=float32)
+    """
+
+    _stacks = True
+    _kernel = None
+    _operator = None
+    _parameter_names: tuple = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        stated = {name: vars(cls)[name] for name in ("f", "df", "argmin") if name in vars(cls)}
+        for name, function in stated.items():
+            if inspect.isfunction(function):
+                setattr(cls, name, staticmethod(function))
+        if "f" in stated or "df" in stated:
+            cls._parameter_names = _common_parameters(cls)
+            cls._kernel = _kernel_of(cls)
+        if "argmin" in stated:
+            cls._operator = compiled(_named(cls.argmin, f"{cls.__name__}_prox"))
+        cls._stacks = True
+
+    def __init__(self, factor=0.01):
+        super().__init__(factor)
+
+    def _check(self, shape, layout, weight_name):
+        for name in self._parameter_names:
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) and not broadcasts_to(value.shape, shape):
+                raise ValueError(
+                    f"Argument `{name}` must broadcast to the weight's shape. Received: an array "
+                    f"of shape {value.shape} for weight {weight_name} of shape {tuple(shape)}"
+                )
+
+    def _value(self, tensor, layout):
+        if self._kernel is None:
+            return super()._value(tensor, layout)
+        return self._kernel(tensor, factor=self.factor, **self._parameters(tensor))
+
+    def _prox(self, tensor, layout, step_size):
+        if self._operator is None:
+            return super()._prox(tensor, layout, step_size)
+        strength = step_size * self.factor
+        return self._operator(tensor, strength=strength, **self._parameters(tensor))
+
+    def _parameters(self, tensor):
+        """The arguments of `f`: arrays as tensors, which are no part of what is compiled."""
+        values = {name: getattr(self, name) for name in self._parameter_names}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return values | eager_constants(arrays, accumulation_dtype(tensor.dtype))
+
+
+def _kernel_of(cls):
+    f, df = cls.f, cls.df
+    made = kernel(_named(lambda w, **parameters: total(f(w, **parameters)), cls.__name__))
+    made.gradient(lambda w, **parameters: df(w, **parameters))
+    return made
+
+
+def _named(function, name):
+    """`function` as it is called in the graphs that are made of it."""
+
+    def named(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    named.__name__ = name
+    return named
+
+
+def _common_parameters(cls):
+    """The parameters of `f` behind the weight, which `df` and `argmin` have too."""
+    expected = {"f": 1, "df": 1, "argmin": 2}
+    parameters = {
+        name: tuple(inspect.signature(getattr(cls, name)).parameters)[first:]
+        for name, first in expected.items()
+        if hasattr(cls, name)
+    }
+    if "f" not in parameters or "df" not in parameters or len(set(parameters.values())) > 1:
+        raise TypeError(
+            f"{cls.__name__} must define `f(w, ...)` and `df(w, ...)`, and may define "
+            "`argmin(w, strength, ...)`, all with the same further parameters. "
+            f"Received: {parameters}"
+        )
+    missing = set(parameters["f"]) - set(inspect.signature(cls).parameters)
+    if missing:
+        raise TypeError(
+            f"The constructor of {cls.__name__} must have an argument for each further parameter "
+            f"of `f`. Received: none for {sorted(missing)}"
+        )
+    return parameters["f"]

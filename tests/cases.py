@@ -17,6 +17,8 @@ class Case:
     oracle: Callable  # of a NumPy weight, strength included
     min_rank: int = 1
     has_prox: bool = True
+    # Two values of a weight at which the slope differs, also in what shares a term with it.
+    probes: tuple[float, float] = (100.0, -200.0)
 
     def __str__(self):
         return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
@@ -37,11 +39,35 @@ def _box(factor, **arguments):
     )
 
 
+def _concave(penalty_class, oracle, factor, **arguments):
+    return Case(
+        penalty_class(factor, **arguments),
+        lambda w: factor * oracle(w, **arguments),
+        probes=(0.9, -1.1),
+    )
+
+
+def _quadratic(factor, center, precision):
+    return Case(
+        tfreg.Quadratic(factor, center, precision),
+        lambda w: factor * oracles.quadratic(w, center, precision),
+    )
+
+
 def _group_lasso(factor, min_rank=1, **arguments):
     return Case(
         tfreg.GroupLasso(factor, **arguments),
         lambda w: factor * oracles.group_lasso(w, **arguments),
         min_rank,
+    )
+
+
+def _group_mcp(factor, min_rank=1, **arguments):
+    return Case(
+        tfreg.GroupMCP(factor, **arguments),
+        lambda w: factor * oracles.group_mcp(w, **arguments),
+        min_rank,
+        probes=(0.1, -0.2),
     )
 
 
@@ -78,6 +104,10 @@ CASES = [
     _box(0.7, lower=-0.5, upper=0.5),
     _box(0.7, lower=None, upper=0.25),
     _box(0.7, lower=0.1, upper=None),
+    _concave(tfreg.MCP, oracles.mcp, 0.3, threshold=1.3),
+    _concave(tfreg.SCAD, oracles.scad, 0.3, knee=0.4, threshold=1.7),
+    _quadratic(0.3, center=0.1, precision=2.0),
+    _quadratic(0.3, center=[-0.5], precision=[0.7]),
     _group_lasso(0.2, axis="output"),
     _group_lasso(0.2, axis="input"),
     _group_lasso(0.2, axis="shape", size_weighted=False),
@@ -91,6 +121,9 @@ CASES = [
     _sparse_group_lasso(0.2, l1_ratio=0.3, axis="output"),
     _sparse_group_lasso(0.2, l1_ratio=0.0, axis=0, group_size=4),
     _sparse_group_lasso(0.2, l1_ratio=1.0, axis="input"),
+    _group_mcp(0.2, threshold=1.1, axis="output"),
+    _group_mcp(0.2, threshold=2.5, axis=0, group_size=2, size_weighted=False),
+    _group_mcp(0.2, threshold=1.7, axis=(0, 1), group_size=(2, 3), min_rank=2),
     _prior("Normal", oracles.log_normal, loc=0.1, scale=0.7),
     _prior("Laplace", oracles.log_laplace, loc=0.1, scale=0.7),
     _prior(

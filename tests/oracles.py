@@ -37,6 +37,35 @@ def box(w, lower=None, upper=None):
     return penalty
 
 
+def mcp(w, threshold):
+    """The integral of the slope `1 - t / threshold` from 0 to each magnitude, where positive."""
+    penalty = 0.0
+    for t in np.abs(np.asarray(w, np.float64)).ravel():
+        penalty += threshold / 2 if t > threshold else t - t**2 / (2 * threshold)
+    return penalty
+
+
+def scad(w, knee, threshold):
+    penalty = 0.0
+    for t in np.abs(np.asarray(w, np.float64)).ravel():
+        if t > threshold:
+            penalty += (knee + threshold) / 2
+        elif t > knee:
+            rest = ((threshold - knee) ** 2 - (threshold - t) ** 2) / (2 * (threshold - knee))
+            penalty += knee + rest
+        else:
+            penalty += t
+    return penalty
+
+
+def quadratic(w, center, precision):
+    w = np.asarray(w, np.float64)
+    centers, precisions = (np.broadcast_to(x, w.shape) for x in (center, precision))
+    return sum(
+        0.5 * p * (x - c) ** 2 for x, c, p in zip(w.ravel(), centers.ravel(), precisions.ravel())
+    )
+
+
 def groups(shape, axis, group_size=None):
     """The groups of a weight of `shape`: a dict from an identity to the indices of its entries."""
     rank = len(shape)
@@ -107,6 +136,16 @@ def sum_of_norms(w, members, size_weighted=True):
         scale = largest if 0 < largest < np.inf else 1.0
         norm = scale * np.sqrt(sum((value / scale) ** 2 for value in values))
         penalty += norm * (np.sqrt(len(values)) if size_weighted else 1.0)
+    return penalty
+
+
+def group_mcp(w, threshold, axis, group_size=None, size_weighted=True):
+    w = np.asarray(w, np.float64)
+    penalty = 0.0
+    for indices in groups(w.shape, axis, group_size).values():
+        norm = sum_of_norms(w, {None: indices}, size_weighted=False)
+        size = len(indices) if size_weighted else 1.0
+        penalty += size * mcp(norm / np.sqrt(size), threshold)
     return penalty
 
 

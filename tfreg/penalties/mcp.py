@@ -44,7 +44,7 @@ class MCP(Elementwise):
         return t - 0.5 * t * (t / threshold)
 
     def df(w, threshold):
-        return tf.sign(w) * (1.0 - tf.minimum(tf.abs(w), threshold) / threshold)
+        return tf.sign(w) * tf.maximum(1.0 - tf.abs(w) / threshold, 0.0)
 
     def argmin(w, strength, threshold):
         """Firm thresholding; where the objective is not convex, hard thresholding."""

@@ -69,7 +69,7 @@ def input_spec(monkeypatch):
 
 def labels(layout, axis, shape):
     """The number of the group of each entry of a weight, as the groups count."""
-    groups = Groups(axis).on(layout)
+    groups = Groups(axis).resolve(layout)
     w = Groups(axis).split(tf.zeros(shape), layout)
     count = groups.listed_sizes(w).shape[0]
     numbers = groups.spread(groups.grid_of(tf.range(count), w), w)

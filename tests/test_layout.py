@@ -25,7 +25,7 @@ def ints(shape):
 def groups_of(layout, axis, w, group_size=None):
     """The entries of `w`, which are distinct, in each group."""
     split = Groups(axis, group_size).split(tf.constant(w), layout)
-    groups = Groups(axis, group_size).on(layout)
+    groups = Groups(axis, group_size).resolve(layout)
     count = int(groups.listed_sizes(tf.cast(split, "float32")).shape[0])
     numbers = groups.spread(groups.grid_of(tf.range(count), split), split)
     numbers = np.broadcast_to(numbers, split.shape).ravel()
@@ -119,7 +119,7 @@ def test_the_groups_of_a_convolution_do_not_hide_gates(is_last):
 def test_a_weight_without_such_an_axis_is_an_error_that_names_it(axis):
     layout = Layout(("feature", "position"))
     with pytest.raises(ValueError, match=f"axis='{axis}' for weight 'a/b'.*hold {axis}s"):
-        Groups(axis).on(layout, "'a/b'")
+        Groups(axis).resolve(layout, "'a/b'")
 
 
 def test_differences_do_not_cross_gates():

@@ -12,6 +12,7 @@ from tfreg.compute import cpu, kernels, reductions
 from tfreg.compute.direct import root_of_norm
 from tfreg.compute.reductions import total
 from tfreg.groups import Groups
+from tfreg.layout import Layout
 
 MODES = {
     "eager": lambda function: function,
@@ -125,7 +126,7 @@ def test_groups_on_a_tpu_are_those_of_a_cpu(before, last, sizes, spanned):
     rows, columns, aligned_rows, aligned_columns = last
     shape = (*before, rows * (8 if aligned_rows else 3), columns * (8 if aligned_columns else 3))
     axis = tuple(a for a in range(len(shape)) if spanned >> a & 1) or (0,)
-    groups = Groups(axis, sizes[: len(axis)])
+    groups = Groups(axis, sizes[: len(axis)]).resolve(Layout.positional(len(shape)))
     w = np.random.default_rng(0).normal(size=shape).astype("float32")
     w[..., : shape[-1] // 2] *= np.float32(1e-25)
     w.flat[0] = 0.0

@@ -13,6 +13,7 @@ from tfreg import backend
 from tfreg.cli.reload import Outcome, outcome_of, outcomes_in_fresh_process, report_reload
 from tfreg.cli.tables import print_table
 from tfreg.groups import Groups
+from tfreg.layout import Layout
 from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, Prior, TotalVariation
 
 TRAINING_EXAMPLES = 1347  # three quarters of the digits
@@ -57,9 +58,13 @@ def _share_outside(penalty, weights):
     return f"{outside.mean():.1%}"
 
 
+def _norms_of_groups(penalty, w):
+    layout = Layout.positional(w.shape.rank)
+    return Groups(penalty.axis, penalty.group_size).resolve(layout).norm(w).numpy().ravel()
+
+
 def _norms(penalty, weights):
-    groups = Groups(penalty.axis, penalty.group_size)
-    norms = np.concatenate([groups.norm(tf.constant(w)).numpy().ravel() for w in weights])
+    norms = np.concatenate([_norms_of_groups(penalty, tf.constant(w)) for w in weights])
     return f"{norms.min():.1e} to {norms.max():.2f}"
 
 

@@ -7,6 +7,7 @@ from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import with_common_dtype
 from tfreg.groups import Groups
 from tfreg.penalties.base import Penalty
+from tfreg.runs import Runs
 
 
 def group_weights(w, groups, size_weighted):
@@ -31,7 +32,7 @@ def _(w, upstream, kept, groups):
 
 
 # In a stack of one vector per weight of a joint penalty, those that the same groups are part of.
-ACROSS_WEIGHTS = Groups(axis=0)
+ACROSS_WEIGHTS = Runs(((0, None),))
 
 
 def weights_across(weights, groups):
@@ -70,10 +71,10 @@ class Grouped(Penalty):
                 "Argument `axis` must be one for all weights, but under tfreg.Joint. "
                 f"Received: axis={self.axis!r} for weight {weight_name}"
             )
-        self._groups[0].on(layout, weight_name)
+        self._groups[0].resolve(layout, weight_name)
 
     def _parameters(self, layout):
-        return {"groups": self._groups[0].on(layout), "size_weighted": self.size_weighted}
+        return {"groups": self._groups[0].resolve(layout), "size_weighted": self.size_weighted}
 
     def _tied(self, tensors, layouts, names):
         """The `tensors` split and in one dtype, the groups of each, and a row of norms for each.
@@ -81,7 +82,7 @@ class Grouped(Penalty):
         Raises a ValueError if they do not have the same number of groups.
         """
         asked = self._groups_of(names)
-        groups = [each.on(layout, name) for each, layout, name in zip(asked, layouts, names)]
+        groups = [each.resolve(layout, name) for each, layout, name in zip(asked, layouts, names)]
         weights = with_common_dtype(
             [each.split(tensor, layout) for each, layout, tensor in zip(asked, layouts, tensors)]
         )

@@ -12,12 +12,13 @@ from tfreg.compute.reductions import (
     step_transposed,
     total,
 )
-from tfreg.groups import Groups, check_axis, resolve_axes
+from tfreg.groups import check_axis, resolve_axes
 from tfreg.penalties.base import Penalty
 from tfreg.penalties.registry import register
+from tfreg.runs import Runs
 
 # In a stack of one difference per axis, those at one point.
-_POINTS = Groups(axis=0)
+_POINTS = Runs(((0, None),))
 
 
 @kernel

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfreg
-from tfreg.compute import kernels, reductions
+from tfreg.compute import kernels, policy, reductions
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def compiled_by_xla(function, *args):
 
 
 SMALL = tf.TensorSpec([64, 64])
-LARGE = tf.TensorSpec([kernels.XLA_MIN_ELEMENTS // 64, 64])
+LARGE = tf.TensorSpec([policy.XLA_MIN_ELEMENTS // 64, 64])
 
 
 def test_policy(jit):
@@ -182,8 +182,8 @@ def test_without_xla_auto_falls_back_with_one_warning(monkeypatch):
     def no_compiler(device_name):
         return False
 
-    monkeypatch.setattr(kernels, "_xla_compiles_on", no_compiler)
-    kernels._xla_available.cache_clear()
+    monkeypatch.setattr(policy, "_xla_compiles_on", no_compiler)
+    policy._xla_available.cache_clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -192,11 +192,11 @@ def test_without_xla_auto_falls_back_with_one_warning(monkeypatch):
         assert [w for w in caught if "XLA has no compiler" in str(w.message)] == caught[:1]
         assert np.isfinite(tfreg.BoxPenalty()(tf.ones(LARGE.shape)))
     finally:
-        kernels._xla_available.cache_clear()
+        policy._xla_available.cache_clear()
 
 
 def test_the_probe_finds_xla_on_this_cpu():
-    assert kernels._xla_compiles_on("/CPU:0")
+    assert policy._xla_compiles_on("/CPU:0")
 
 
 def test_autograph_leaves_penalties_alone(caplog):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfreg
-from tfreg.compute import kernels
+from tfreg.compute import policy
 from tfreg.groups import Groups
 from tfreg.layout import Layout
 
@@ -219,7 +219,7 @@ def test_the_value_at_a_stack_is_the_sum_of_the_values(penalty, layout):
 
 def test_only_weights_that_are_alike_are_stacked():
     penalty = tfreg.GroupLasso(0.2)
-    large = tf.ones([kernels.STACK_MAX_ELEMENTS, 2])
+    large = tf.ones([policy.STACK_MAX_ELEMENTS, 2])
     weights = [tf.ones([5, 12]), tf.ones([3, 12]), tf.ones([5, 12]), tf.ones([5, 12], "float16")]
     layouts = [None] * 4 + [LSTM] + [None] * 2
     values = penalty.values_on([*weights, tf.ones([5, 12]), large, large], layouts)

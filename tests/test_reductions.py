@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfreg
-from tfreg.compute import cpu, kernels, reductions
+from tfreg.compute import cpu, policy, reductions
 from tfreg.compute.direct import root_of_norm
 from tfreg.compute.reductions import total
 from tfreg.groups import Groups
@@ -42,7 +42,7 @@ def on_device(device):
 
 def on_cpu(function, *arguments):
     """What `function` returns where kernels are compiled for a CPU."""
-    device = kernels._device
+    device = policy._device
     tfreg.kernels.set_device("CPU")
     try:
         return function(*arguments)

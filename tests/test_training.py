@@ -12,7 +12,7 @@ from marks import slow
 from model_cases import mirrored
 
 import tfreg
-from tfreg.compute import kernels
+from tfreg.compute import policy
 
 # Differences, magnitudes and norms of groups at once.
 PENALTY = tfreg.TotalVariation(2e-3, axis=0) + tfreg.SparseGroupLasso(1e-3, axis="output")
@@ -225,7 +225,7 @@ def wide(api):
     api.utils.set_random_seed(1)
     hidden = api.layers.Dense(503, kernel_regularizer=PENALTY, bias_regularizer=PENALTY)
     model = api.Sequential([api.Input((601,)), hidden, api.layers.Dense(1)])
-    assert hidden.kernel.shape[0] * hidden.kernel.shape[1] >= kernels.XLA_MIN_ELEMENTS
+    assert hidden.kernel.shape[0] * hidden.kernel.shape[1] >= policy.XLA_MIN_ELEMENTS
     return model, x, y
 
 
@@ -240,18 +240,18 @@ def test_large_weights_train_alike_in_every_mode(api):
 def test_without_xla_everything_trains_with_one_warning(api, monkeypatch):
     with_xla, x, y = wide(api)
     train(with_xla, api, x, y, "graph")
-    monkeypatch.setattr(kernels, "_xla_compiles_on", lambda device_name: False)
-    kernels._xla_available.cache_clear()
+    monkeypatch.setattr(policy, "_xla_compiles_on", lambda device_name: False)
+    policy._xla_available.cache_clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             without, x, y = wide(api)
             tfreg.add_penalty(without, tfreg.BoxPenalty(0.0))
             train(without, api, x, y, "graph")
-            large = tf.ones([kernels.XLA_MIN_ELEMENTS // 64, 64])
+            large = tf.ones([policy.XLA_MIN_ELEMENTS // 64, 64])
             shrunk = tfreg.GroupLasso(size_weighted=False).prox(large, 1.0)
     finally:
-        kernels._xla_available.cache_clear()
+        policy._xla_available.cache_clear()
     np.testing.assert_allclose(shrunk, 1.0 - 0.01 / np.sqrt(large.shape[0]), rtol=1e-6)
     assert len([w for w in caught if "XLA has no compiler" in str(w.message)]) == 1
     for actual, expected in zip(without.trainable_weights, with_xla.trainable_weights):

@@ -1,5 +1,5 @@
 """When kernels are compiled by XLA, and for which device."""
 
-from tfreg.compute.kernels import set_device, set_jit
+from tfreg.compute.policy import set_device, set_jit
 
 __all__ = ["set_device", "set_jit"]

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tfreg import backend
 from tfreg.checks import check_arguments, check_non_negative, check_strength
-from tfreg.compute.kernels import worth_a_stack
 from tfreg.compute.numerics import accumulation_dtype
+from tfreg.compute.policy import should_batch
 from tfreg.layout import Layout
 from tfreg.penalties.registry import class_named
 from tfreg.read_only import ReadOnly
@@ -96,7 +96,7 @@ class Penalty(ReadOnly, backend.Regularizer):
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
-            if self._stacks and worth_a_stack(tensors):
+            if self._stacks and should_batch(tensors):
                 values.append(self._value(tf.stack(tensors), layout.stacked()))
             else:
                 values += [self._value(tensor, layout) for tensor in tensors]

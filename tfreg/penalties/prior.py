@@ -5,7 +5,7 @@ import math
 
 import tensorflow as tf
 
-from tfreg import backend, distributions
+from tfreg import backend, distributions, traits
 from tfreg.checks import broadcasts_to, check_number
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, share
@@ -150,7 +150,7 @@ class Prior(Penalty):
             None if floor is None else check_number("floor", floor, expected, lambda x: x > 0)
         )
         self._recipe, self._numbers = distributions.read(distribution, parameters)
-        self._traits = distributions.traits(self._recipe, self._numbers, self.floor)
+        self._traits = traits.traits(self._recipe, self._numbers, self.floor)
 
     @property
     def distribution(self):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
@@ -98,6 +98,7 @@ def test_bench_kernels_stops_at_a_wrong_prox(benchmark, monkeypatch):
         benchmark("bench_kernels").main([*SMALLEST, "--penalty", "Box"])
 
 
+@KERAS_3_FIRST
 def test_bench_fit_prints_each_way_and_writes_json(benchmark, api, tmp_path, capsys):
     out = tmp_path / "fit.json"
     options = ["--model", "lstm", "--steps", "1", "--repeats", "1", "--out", str(out)]
@@ -138,6 +139,7 @@ def test_the_losses_of_the_models_are_those_of_their_kernels(benchmark, api, nam
         assert bool(model.losses) == (variant != models.NONE)
 
 
+@KERAS_3_FIRST
 def test_bench_embedding_tells_what_each_way_costs(benchmark, api, tmp_path, capsys):
     out = tmp_path / "embedding.json"
     options = ["--rows", "50", "--repeats", "1", "--keras", api.__name__, "--out", str(out)]

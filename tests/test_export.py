@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf2onnx
+from marks import KERAS_3_FIRST
 from onnx.reference import ReferenceEvaluator
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
@@ -46,6 +47,7 @@ print(json.dumps([exported.serve(x).numpy().tolist() for exported in loaded]))
 """
 
 
+@KERAS_3_FIRST
 def test_saved_model(api, tmp_path, run_fresh):
     penalized = []
     for kind in KINDS:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from cases import JOINT_CASES, weight
+from marks import KERAS_3_FIRST
 from oracles import finite_differences
 
 import tfreg
@@ -269,6 +270,7 @@ print(json.dumps([float(loss) for loss in model.losses]))
 """
 
 
+@KERAS_3_FIRST
 def test_saved_and_loaded_in_a_fresh_process(api, tmp_path, run_fresh):
     dense = [api.layers.Dense(4), api.layers.Dense(4), api.layers.Dense(4)]
     model = api.Sequential([api.Input((4,)), *dense])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -54,6 +54,7 @@ def can_be_h5(api, kind):
     return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("ending", ["keras", slow("h5")])
 def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
@@ -270,6 +271,7 @@ SAVE = {
 }
 
 
+@KERAS_3_FIRST
 def test_h5_files_hold_the_penalties_of_nested_models(api, tmp_path, run_fresh):
     paths, expected = [], []
     arounds = [around for around in AROUND if api is keras or around is not in_subclassed]
@@ -337,6 +339,7 @@ def test_what_cannot_hold_the_penalties_says_so(kind, leaves_alone, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 @pytest.mark.parametrize("kind", [cases.sequential, cases.functional, cases.subclassed_built])
+@KERAS_3_FIRST
 def test_h5_files_hold_the_penalties_of_the_model_itself(api, kind, name, tmp_path):
     model = cases.compiled(cases.add_penalties(kind(api)), api)
     if not can_be_h5(api, kind):

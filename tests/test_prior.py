@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import value_and_gradient
+from marks import KERAS_3_FIRST
 from model_cases import mirrored
 from sklearn.linear_model import Lasso
 from tensorflow_probability import distributions as tfd
@@ -378,6 +379,7 @@ def test_a_laplace_prior_is_the_lasso(api):
     np.testing.assert_allclose(trained[informative], lasso[informative], atol=1e-2)
 
 
+@KERAS_3_FIRST
 def test_over_a_model_it_is_saved_and_trained_on(api, tmp_path, run_fresh):
     model = api.Sequential(
         [api.Input((5, 4)), api.layers.LSTM(3), api.layers.Dense(2, name="readout")]

@@ -84,7 +84,7 @@ def problems(draw):
     return weight, *draw(penalties(weight.shape.rank))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(problems())
 def test_value_gradient_config_and_prox(problem):
     w, penalty, oracle, arguments = problem

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tf_keras
 from cases import CASES
+from marks import KERAS_3_FIRST
 
 import tfreg
 from tfreg.compute import kernels
@@ -60,6 +61,7 @@ def plain(config):
     return json.loads(json.dumps(config))
 
 
+@KERAS_3_FIRST
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_saved_and_loaded_in_a_fresh_process(api, model, tmp_path, run_fresh):
     paths = [tmp_path / "model.keras", tmp_path / "model.h5"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES, JOINT_CASES
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
@@ -110,9 +110,8 @@ def with_normalization(api):
 
 # Half types round the activations of a batch and of its parts differently; penalties are of
 # float32 weights.
-@pytest.mark.parametrize(
-    "data_weight, tolerance", [slow(1.0, 5e-3), (0.0, 1e-5)]
-)
+@KERAS_3_FIRST
+@pytest.mark.parametrize("data_weight, tolerance", [slow(1.0, 5e-3), (0.0, 1e-5)])
 def test_devices_train_in_mixed_precision_with_loss_scaling(api, data_weight, tolerance):
     scaling = api.optimizers if api is keras else api.mixed_precision
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 from model_cases import mirrored
 
 import tfreg
@@ -107,7 +107,7 @@ def assert_alike(results):
 
 
 # Many layers in one model: a step takes little beside its trace. Those of tf_keras take longest.
-@pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)
+@KERAS_3_FIRST
 @pytest.mark.parametrize("layer_names", [list(LAYERS)[i::2] for i in range(2)], ids=range(2))
 def test_every_layer_trains_alike_in_every_mode(api, layer_names):
     x, y = data(layer_names)
@@ -135,7 +135,7 @@ def away_from_zero(weight):
 TRAINED = [case for case in CASES if case.min_rank <= 2 or "(0, 2)" in str(case)]
 
 
-@pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)
+@KERAS_3_FIRST
 @pytest.mark.parametrize("cases", [TRAINED[i::3] for i in range(3)], ids=range(3))
 def test_every_penalty_trains_alike_in_every_mode(api, cases):
     rng = np.random.default_rng(0)

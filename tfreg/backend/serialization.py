@@ -15,6 +15,9 @@ _KERAS_KEY = "keras"
 def register(cls):
     """Registers `cls` with Keras 3 and tf_keras, so that saved models that hold one load."""
     keras.saving.register_keras_serializable(PACKAGE)(cls)
+    # tf_keras, unlike Keras 3, refuses a class that a notebook defines again.
+    registration = sys.modules[tf_keras.saving.get_registered_name.__module__]
+    registration._GLOBAL_CUSTOM_OBJECTS.pop(f"{PACKAGE}>{cls.__name__}", None)
     tf_keras.saving.register_keras_serializable(PACKAGE)(cls)
     return cls
 

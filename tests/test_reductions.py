@@ -13,6 +13,8 @@ from tfreg.compute.direct import root_of_norm
 from tfreg.compute.reductions import total
 from tfreg.groups import Groups
 
+pytestmark = pytest.mark.usefixtures("a_trace_for_every_shape")
+
 MODES = {
     "eager": lambda function: function,
     "graph": tf.function,

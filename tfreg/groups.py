@@ -16,9 +16,6 @@ from tfreg.compute import reductions
 from tfreg.compute.numerics import signum
 from tfreg.layout import NOT_SPANNED, Layout
 
-# To write a norm and read it again takes less than to compute it again from so many weights.
-_KEPT_MIN_SIZE = 16
-
 
 def _entries(value):
     return (value,) if is_int(value) else value
@@ -171,6 +168,11 @@ class Groups:
         strategy, runs = self._strategy(w)
         return strategy.total_of_groups(grid, w, runs)
 
+    def total_of_elements(self, x):
+        """The sum of all entries of `x`, in the pass that sums the groups' squares."""
+        strategy, runs = self._strategy(x)
+        return strategy.total_by_groups(x, runs)
+
     def listed(self, grid, w):
         """A vector of the entries of the `grid` of the groups of `w`, the k-th that of group k."""
         strategy, runs = self._strategy(w)
@@ -209,7 +211,7 @@ class Groups:
         if not w.shape.is_fully_defined():
             return None
         groups = math.prod(strategy.grid_shape(w, runs))
-        is_small = groups * _KEPT_MIN_SIZE <= w.shape.num_elements()
+        is_small = groups * strategy.kept_min_size <= w.shape.num_elements()
         return self.roots_of_norms(w) if is_small else None
 
     def norm(self, w, roots=None):

@@ -69,6 +69,17 @@ def test_second_derivatives_on_every_strategy(case, shape, on_device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("case, shape", applicable(CASES, [(2, 3, 2, 7), (2, 24, 16)]), ids=str)
+def test_eager_derivatives_on_every_strategy(case, shape, device):
+    w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
+    _, gradient = value_and_gradient(case.penalty, w)
+    product = hessian_times(case.penalty, w, direction)
+    _, expected = on_cpu(value_and_gradient, case.penalty, w)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
+    expected = on_cpu(hessian_times, case.penalty, w, direction)
+    np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("case, shape", applicable(PROXIMAL, SHAPES), ids=str)
 def test_every_prox_on_every_strategy(case, shape, on_device):
     w = tf.constant(weight(shape, "float32"))

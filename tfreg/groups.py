@@ -168,11 +168,6 @@ class Groups:
         strategy, runs = self._strategy(w)
         return strategy.total_of_groups(grid, w, runs)
 
-    def total_of_elements(self, x):
-        """The sum of all entries of `x`, in the pass that sums the groups' squares."""
-        strategy, runs = self._strategy(x)
-        return strategy.total_by_groups(x, runs)
-
     def listed(self, grid, w):
         """A vector of the entries of the `grid` of the groups of `w`, the k-th that of group k."""
         strategy, runs = self._strategy(w)

@@ -223,10 +223,6 @@ class Direct:
         """The sum of the entries of a `grid`, each group's once."""
         return self.total(grid)
 
-    def total_by_groups(self, x, runs):
-        """The sum of all entries of `x`, of which groups are summed as well."""
-        return self.total(x)
-
     def one_entry_a_group(self, grid, w, runs):
         """A `grid` in which each group has one entry, where it stands in the weight."""
         return grid

@@ -34,10 +34,6 @@ class Tpu(Gpu):
         has_row = tf.not_equal(tf.reshape(tf.range(rows), ends.shape), 0 if by > 0 else rows - 1)
         return tf.where(is_inside, beside, around), is_inside | has_row
 
-    def total_by_groups(self, x, runs):
-        # One fusion, whatever their shapes.
-        return self.total(x)
-
     def sizes(self, w, runs):
         sizes = np.ones([1] * w.shape.rank)
         for step, shape in steps(tuple(w.shape), tuple(runs.items())):

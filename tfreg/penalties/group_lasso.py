@@ -45,7 +45,7 @@ def _roots_of_norms_if_used(w, l2, groups, **_):
 @kernel(keeps=_roots_of_norms_if_used)
 def sparse_group_lasso(w, kept, l1, l2, groups, size_weighted):
     """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, infinity and all."""
-    l1_term = [] if l1 is None else [l1 * groups.total_of_elements(tf.abs(w))]
+    l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
     l2_term = [] if l2 is None else [l2 * _weighted_norms(w, kept, groups, size_weighted)]
     return tf.add_n(l1_term + l2_term)
 

@@ -69,8 +69,10 @@ def test_second_derivatives_on_every_strategy(case, shape, on_device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("case, shape", applicable(CASES, [(2, 3, 2, 7), (2, 24, 16)]), ids=str)
-def test_eager_derivatives_on_every_strategy(case, shape, device):
+@pytest.mark.parametrize("case", [case for case in CASES if "Group" in str(case)], ids=str)
+def test_eager_derivatives_on_every_strategy(case, device):
+    # Groups whose norms some devices keep and others compute again.
+    shape = (2, 3, 2, 7)
     w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
     _, gradient = value_and_gradient(case.penalty, w)
     product = hessian_times(case.penalty, w, direction)

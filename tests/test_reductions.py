@@ -69,7 +69,9 @@ def test_second_derivatives_on_every_strategy(case, shape, on_device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "Group" in str(case)], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.min_rank <= 4 and "Group" in str(c)], ids=str
+)
 def test_eager_derivatives_on_every_strategy(case, device):
     # Groups whose norms some devices keep and others compute again.
     shape = (2, 3, 2, 7)

@@ -239,5 +239,17 @@ def value_and_gradient(penalty, w):
     return value, tape.gradient(value, w)
 
 
+def values_and_gradients(penalty, weights):
+    return [value_and_gradient(penalty, w) for w in weights]
+
+
+def hessian_times(penalty, w, direction):
+    """The slope of the gradient at `w` along `direction`."""
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        slope = tf.reduce_sum(gradient(penalty, w) * direction)
+    return tape.gradient(slope, w)
+
+
 def gradient(penalty, w):
     return value_and_gradient(penalty, w)[1]

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 import tfreg
+from tfreg.compute import kernels
 
 # Devices to distribute over; a process can set them only before it uses the first.
 tf.config.set_logical_device_configuration(
@@ -43,6 +44,14 @@ def jit():
     """Sets the compile policy, for one test."""
     yield tfreg.kernels.set_jit
     tfreg.kernels.set_jit("auto")
+
+
+@pytest.fixture(scope="module")
+def a_trace_for_every_shape():
+    """As in a fresh process, also after many tests: one for any shape is no device's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "MAX_STATIC_TRACES", 10**6)
+        yield
 
 
 @pytest.fixture

@@ -8,5 +8,5 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-# Of what takes long in either Keras: tf_keras takes its turn in the slow tests.
+# Where Keras 3 and tf_keras take long alike, tf_keras waits for the slow tests.
 KERAS_3_FIRST = pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)

@@ -80,7 +80,21 @@ print(json.dumps([loaded, losses, penalties, norms, list(map(len, paths))]))
 exec(THREE_STEPS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "api, name",
+    [
+        ("keras", "ResNet50"),
+        ("tf_keras", "EfficientNetB0"),
+        ("keras", "MobileNetV3Small"),
+        ("tf_keras", "MobileNetV3Small"),
+        ("keras", "Transformer"),
+        ("tf_keras", "Transformer"),
+        # Minutes each, of much the same layers.
+        pytest.param("tf_keras", "ResNet50", marks=pytest.mark.soak),
+        pytest.param("keras", "EfficientNetB0", marks=pytest.mark.soak),
+    ],
+    indirect=["api"],
+)
 def test_three_steps_saved_and_three_more_are_six(api, name, tmp_path, run_fresh):
     build, joint, weights = MODELS[name]
     api.utils.set_random_seed(0)

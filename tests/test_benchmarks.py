@@ -130,7 +130,7 @@ def test_on_a_gpu_a_copy_is_the_devices_and_launches_overlap(benchmark, monkeypa
     assert len(waits) == 4 + 2 < len(calls) / 10
 
 
-@pytest.mark.parametrize("name", [slow("dense"), slow("resnet"), "lstm"])
+@pytest.mark.parametrize("name", [*map(slow, ["dense", "resnet", "transformer"]), "lstm"])
 def test_the_losses_of_the_models_are_those_of_their_kernels(benchmark, api, name):
     models = benchmark("models")
     for variant in models.variants(re.compile("GroupLasso|Box")):

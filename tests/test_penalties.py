@@ -14,7 +14,9 @@ from cases import (
     PROXIMAL,
     SHAPES,
     applicable,
+    hessian_times,
     value_and_gradient,
+    values_and_gradients,
     weight,
 )
 from marks import slow
@@ -61,21 +63,18 @@ def test_gradient_is_that_of_finite_differences(case, shape):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_eager_graph_and_xla_agree_in_every_dtype(case):
     weights = [tf.cast(weight((3, 4, 5, 2, 3)), dtype) for dtype in TOLERANCE]
-    exact = [value_and_gradient(case.penalty, tf.cast(w, tf.float64)) for w in weights]
-
-    def values_and_gradients(*weights):
-        return [value_and_gradient(case.penalty, w) for w in weights]
-
+    exact = values_and_gradients(case.penalty, [tf.cast(w, tf.float64) for w in weights])
     for mode in MODES.values():
+        results = mode(lambda *weights: values_and_gradients(case.penalty, weights))(*weights)
         for dtype, (value, gradient), (exact_value, exact_gradient) in zip(
-            TOLERANCE, mode(values_and_gradients)(*weights), exact, strict=True
+            TOLERANCE, results, exact, strict=True
         ):
             assert value.dtype == ("float64" if dtype == "float64" else "float32")
             assert gradient.dtype == dtype
             np.testing.assert_allclose(value, exact_value, TOLERANCE[dtype], err_msg=dtype)
             gradient = tf.cast(gradient, tf.float64)
             np.testing.assert_allclose(
-                gradient, exact_gradient, HALF_EPSILON[dtype], atol=1e-7, err_msg=dtype
+                gradient, exact_gradient, HALF_EPSILON[dtype], atol=5e-7, err_msg=dtype
             )
 
 
@@ -111,15 +110,7 @@ def test_forced_xla_and_plain_kernels_agree(case, jit):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_second_derivatives(case, mode):
     w, direction = weight((3, 4, 3, 2, 2)), weight((3, 4, 3, 2, 2), seed=1)
-
-    def hessian_times_direction(x):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            _, gradient = value_and_gradient(case.penalty, x)
-            slope = tf.reduce_sum(gradient * direction)
-        return outer.gradient(slope, x)
-
-    product = MODES[mode](hessian_times_direction)(tf.constant(w))
+    product = MODES[mode](lambda x: hessian_times(case.penalty, x, direction))(tf.constant(w))
     step = 1e-6
     _, ahead = value_and_gradient(case.penalty, tf.constant(w + step * direction))
     _, behind = value_and_gradient(case.penalty, tf.constant(w - step * direction))
@@ -206,12 +197,9 @@ def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case):
     for bad in (np.nan, np.inf, -np.inf):
         w[index] = bad
         diverged.append(w.copy())
-
-    def values_and_gradients(*weights):
-        return [value_and_gradient(case.penalty, w) for w in weights]
-
     for mode in MODES.values():
-        results = mode(values_and_gradients)(*map(tf.constant, diverged))
+        compiled = mode(lambda *weights: values_and_gradients(case.penalty, weights))
+        results = compiled(*map(tf.constant, diverged))
         for w, (value, gradient) in zip(diverged, results, strict=True):
             with np.errstate(invalid="ignore"):
                 expected = case.oracle(w)

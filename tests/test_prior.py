@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import value_and_gradient
+from cases import value_and_gradient, values_and_gradients
 from marks import KERAS_3_FIRST
 from model_cases import mirrored
 from sklearn.linear_model import Lasso
@@ -112,7 +112,7 @@ def test_value_and_gradient_are_tensorflow_probabilitys(name, parameters, sign):
     exact = [of_probability(made(name, parameters), 0.3, w) for w in weights]
     penalty = tfreg.Prior(name, 0.3, **parameters)
     for mode in MODES.values():
-        results = mode(lambda *x: [value_and_gradient(penalty, w) for w in x])(*weights)
+        results = mode(lambda *weights: values_and_gradients(penalty, weights))(*weights)
         for (value, gradient), (expected, expected_gradient) in zip(results, exact, strict=True):
             np.testing.assert_allclose(value, expected, rtol=1e-6)
             np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-12)

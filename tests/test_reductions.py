@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, PROXIMAL, applicable, value_and_gradient, weight
+from cases import CASES, PROXIMAL, applicable, hessian_times, value_and_gradient, weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +13,8 @@ from tfreg.compute.direct import root_of_norm
 from tfreg.compute.reductions import total
 from tfreg.groups import Groups
 from tfreg.layout import Layout
+
+pytestmark = pytest.mark.usefixtures("a_trace_for_every_shape")
 
 MODES = {
     "eager": lambda function: function,
@@ -63,15 +65,24 @@ def test_every_penalty_on_every_strategy(case, shape, on_device):
 @pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
 def test_second_derivatives_on_every_strategy(case, shape, on_device):
     w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
+    product = on_device(lambda w: hessian_times(case.penalty, w, direction))(w)
+    expected = on_cpu(hessian_times, case.penalty, w, direction)
+    np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
-    def slope(w):
-        with tf.GradientTape() as tape:
-            tape.watch(w)
-            _, gradient = value_and_gradient(case.penalty, w)
-            along_direction = tf.reduce_sum(gradient * direction)
-        return tape.gradient(along_direction, w)
 
-    np.testing.assert_allclose(on_device(slope)(w), on_cpu(slope, w), rtol=1e-8, atol=1e-9)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.min_rank <= 4 and "Group" in str(c)], ids=str
+)
+def test_eager_derivatives_on_every_strategy(case, device):
+    # Groups whose norms some devices keep and others compute again.
+    shape = (2, 3, 2, 7)
+    w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
+    _, gradient = value_and_gradient(case.penalty, w)
+    product = hessian_times(case.penalty, w, direction)
+    _, expected = on_cpu(value_and_gradient, case.penalty, w)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-12)
+    expected = on_cpu(hessian_times, case.penalty, w, direction)
+    np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("case, shape", applicable(PROXIMAL, SHAPES), ids=str)

@@ -10,7 +10,8 @@ from cases import CASES
 from marks import KERAS_3_FIRST
 
 import tfreg
-from tfreg.compute import kernels
+
+pytestmark = pytest.mark.usefixtures("a_trace_for_every_shape")
 
 PENALTIES = [case.penalty for case in CASES if case.min_rank <= 4]
 PENALTIES.append(tfreg.GroupLasso(1 / 3) + keras.regularizers.L2(0.25))
@@ -34,12 +35,6 @@ for path in sys.argv[1:]:
         model.fit(inputs, targets, verbose=0)
 print(json.dumps(results))
 """
-
-
-@pytest.fixture(autouse=True)
-def a_trace_for_every_shape(monkeypatch):
-    """As in a fresh process, also after many tests: one for any shape differs in the last bit."""
-    monkeypatch.setattr(kernels, "MAX_STATIC_TRACES", 10**6)
 
 
 @pytest.fixture

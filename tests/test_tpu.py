@@ -9,7 +9,11 @@ import tfreg
 
 pytest.importorskip("libtpu", reason="pip install -e '.[tpu]'")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("a_trace_for_every_shape"),
+]
 
 SHAPE = (16384, 16384)
 IN_ONE_PASS, IN_TWO_PASSES = (2.2, 0.1, 2.1), (3.2, 0.1, 3.2)

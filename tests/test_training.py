@@ -73,11 +73,10 @@ def data(layer_names):
 
 
 def side_by_side(api, layers, inputs):
-    """The mean of what a dense layer computes from each of `layers`, of one input or of several."""
+    """The mean of what a dense layer computes from each of `layers`, which read the `inputs`."""
     flat = [api.layers.Flatten()(layer(x)) for layer, x in zip(layers, inputs, strict=True)]
     outputs = [api.layers.Dense(1)(x) for x in flat]
-    output = api.layers.Average()(outputs) if len(outputs) > 1 else outputs[0]
-    return api.Model(inputs if inputs[0] is not inputs[-1] else inputs[0], output)
+    return api.layers.Average()(outputs) if len(outputs) > 1 else outputs[0]
 
 
 def build(api, layer_names, penalty):
@@ -88,7 +87,7 @@ def build(api, layer_names, penalty):
         make, weights, shape = LAYERS[layer_name]
         layers.append(make(api, **{f"{weight}_regularizer": penalty for weight in weights}))
         inputs.append(api.Input(shape))
-    return layers, side_by_side(api, layers, inputs)
+    return layers, api.Model(inputs, side_by_side(api, layers, inputs))
 
 
 def train(model, api, x, y, mode, steps=3):
@@ -145,7 +144,8 @@ def test_every_penalty_trains_alike_in_every_mode(api, cases):
     for mode in MODES:
         api.utils.set_random_seed(1)
         layers = [api.layers.Conv2D(4, 3, kernel_regularizer=case.penalty) for case in cases]
-        model = side_by_side(api, layers, [api.Input((6, 6, 3))] * len(cases))
+        image = api.Input((6, 6, 3))
+        model = api.Model(image, side_by_side(api, layers, [image] * len(cases)))
         for layer, case in zip(layers, cases, strict=True):
             kernel = away_from_zero(layer.kernel)
             np.testing.assert_allclose(float(layer.losses[0]), case.oracle(kernel), rtol=2e-6)

@@ -13,9 +13,6 @@ import tensorflow as tf
 from tfreg.compute import reductions
 from tfreg.compute.numerics import signum
 
-# To write a norm and read it again takes less than to compute it again from so many weights.
-_KEPT_MIN_SIZE = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
@@ -102,7 +99,7 @@ class Runs:
         if not w.shape.is_fully_defined():
             return None
         groups = math.prod(strategy.grid_shape(w, runs))
-        is_small = groups * _KEPT_MIN_SIZE <= w.shape.num_elements()
+        is_small = groups * strategy.kept_min_size <= w.shape.num_elements()
         return self.roots_of_norms(w) if is_small else None
 
     def norm(self, w, roots=None):

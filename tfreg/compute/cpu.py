@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from tfreg.compute.direct import Direct, is_large
+from tfreg.compute.direct import Direct, is_large, padded, place, sliced
 from tfreg.compute.numerics import reciprocal_or_zero, root
 from tfreg.compute.views import along, known_shape, reduce_groups
 
@@ -101,7 +101,7 @@ class XlaOnCpu(Direct):
 
     def _transposed(self, function, x, axis, order):
         if order == 1 and is_large(x):
-            return self._masked_transposed(function, x, axis)
+            return _masked_transposed(function, x, axis)
         return super()._transposed(function, x, axis, order)
 
     def _sums_of_squares(self, w, runs):
@@ -128,6 +128,15 @@ class XlaOnCpu(Direct):
 
     def total_of_groups(self, grid, w, runs):
         return sum_of_partials(grid)
+
+
+def _masked_transposed(function, x, axis):
+    """`function(x_i - x_(i-1)) - function(x_(i+1) - x_i)`, in one pass."""
+    zero, index, last = tf.zeros_like(x), place(x, axis), known_shape(x)[axis] - 1
+    previous = padded(sliced(x, axis, 0, -1), axis, 1, 0)
+    following = padded(sliced(x, axis, 1, None), axis, 0, 1)
+    from_previous = tf.where(index > 0, function(x - previous), zero)
+    return from_previous - tf.where(index < last, function(following - x), zero)
 
 
 def _pooled(w, runs):

@@ -86,11 +86,11 @@ def place(x, axis):
     return tf.reshape(tf.range(known_shape(x)[axis]), [-1] + [1] * (x.shape.rank - 1 - axis))
 
 
-def _slice(x, axis, begin, end):
+def sliced(x, axis, begin, end):
     return x[(slice(None),) * axis + (slice(begin, end),)]
 
 
-def _pad(x, axis, before, after):
+def padded(x, axis, before, after):
     paddings = [[0, 0]] * x.shape.rank
     paddings[axis] = [before, after]
     return tf.pad(x, paddings)
@@ -109,14 +109,6 @@ class Direct:
         return tf.reduce_sum(x)
 
     # Neighbours
-    def previous(self, x, axis):
-        """`x_(i-1)` at each `i` along `axis`, 0 at the first."""
-        return _pad(_slice(x, axis, 0, -1), axis, 1, 0)
-
-    def following(self, x, axis):
-        """`x_(i+1)` at each `i` along `axis`, 0 at the last."""
-        return _pad(_slice(x, axis, 1, None), axis, 0, 1)
-
     def difference(self, x, axis, order):
         """`D x`: the differences of `order` along `axis`, each once, and perhaps zeros.
 
@@ -144,7 +136,7 @@ class Direct:
         return merged_around(axis, x, self._step)
 
     def _step(self, x, axis):
-        return _first(_pad(_difference(x, axis, 1), axis, 0, 1), axis, known_shape(x)[axis])
+        return _first(padded(_difference(x, axis, 1), axis, 0, 1), axis, known_shape(x)[axis])
 
     def step_transposed(self, y, axis):
         """The transpose of `step`, applied to `y`."""
@@ -153,17 +145,12 @@ class Direct:
         return merged_around(axis, y, self._step_transposed)
 
     def _step_transposed(self, y, axis):
-        return _transposed_difference(_slice(y, axis, 0, -1), axis, 1, known_shape(y)[axis])
-
-    def _masked_transposed(self, function, x, axis):
-        """`function(x_i - x_(i-1)) - function(x_(i+1) - x_i)`, in one pass where this fuses."""
-        zero, index = tf.zeros_like(x), place(x, axis)
-        from_previous = function(x - self.previous(x, axis))
-        to_next = function(self.following(x, axis) - x)
-        last = known_shape(x)[axis] - 1
-        return tf.where(index > 0, from_previous, zero) - tf.where(index < last, to_next, zero)
+        return _transposed_difference(sliced(y, axis, 0, -1), axis, 1, known_shape(y)[axis])
 
     # Groups
+    # To write a norm and read it again takes less than to compute it again from so many weights.
+    kept_min_size = 16
+
     def grid_shape(self, w, runs):
         """The shape of a grid of the groups of `w`."""
         shape = known_shape(w)
@@ -173,8 +160,9 @@ class Direct:
 
     def sizes(self, w, runs):
         """The grid of the groups' numbers of elements, of length 1 where all are alike."""
-        sizes = numbers_of_elements(known_shape(w), runs)
-        return tf.cast(sizes, w.dtype) if tf.is_tensor(sizes) else tf.constant(sizes, w.dtype)
+        # A constant of the grid's shape would stand in the compiled program.
+        factors = numbers_of_elements(known_shape(w), runs)
+        return functools.reduce(tf.multiply, [tf.cast(factor, w.dtype) for factor in factors])
 
     def roots_of_norms(self, w, runs):
         """The grid of the square roots of the groups' Euclidean norms.
@@ -187,7 +175,11 @@ class Direct:
         return roots_of_norms(w, runs)
 
     def _sums_of_squares(self, w, runs):
-        return reduce_groups(tf.reduce_sum, tf.square(tf.cast(w, tf.float64)), runs)
+        return self._sums(tf.square(tf.cast(w, tf.float64)), runs)
+
+    def _sums(self, x, runs):
+        """The grid of the sums of the groups of `x`."""
+        return reduce_groups(tf.reduce_sum, x, runs)
 
     def reciprocals(self, grid, w):
         """`1 / grid`, and 0 for 0, as factors of groups of `w`."""
@@ -242,20 +234,20 @@ class Direct:
 
 def _difference(x, axis, order):
     for _ in range(order):
-        x = _slice(x, axis, 1, None) - _slice(x, axis, 0, -1)
+        x = sliced(x, axis, 1, None) - sliced(x, axis, 0, -1)
     return x
 
 
 def _transposed_difference(y, axis, order, length):
     """`D^T y`, of that `length` along the axis."""
     for _ in range(order):
-        y = _pad(y, axis, 1, 0) - _pad(y, axis, 0, 1)
+        y = padded(y, axis, 1, 0) - padded(y, axis, 0, 1)
     return _first(y, axis, length)
 
 
 def _first(x, axis, length):
     # Only on an axis too short for a difference does the padding leave more than that.
-    return x if x.shape[axis] == length else _slice(x, axis, 0, length)
+    return x if x.shape[axis] == length else sliced(x, axis, 0, length)
 
 
 def _divides(size, length):

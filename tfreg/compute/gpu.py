@@ -2,28 +2,82 @@
 
 import tensorflow as tf
 
-from tfreg.compute.direct import Direct
+from tfreg.compute.direct import Direct, place
 from tfreg.compute.views import known_shape
+
+# TensorFlow's own kernels pad and select tensors up to this rank.
+_MAX_RANK = 5
 
 
 class Gpu(Direct):
-    """Differences in one pass. Reshapes are free, and so are squares in float64."""
+    """Differences, and their sum, of the weight's shape; groups by one reshape and one sum."""
 
-    def previous(self, x, axis):
-        # A pad and then a slice stays in a fusion; a slice and then a pad is written to memory.
-        return moved(x, axis, 1)
+    kept_min_size = 4
 
-    def following(self, x, axis):
-        return moved(x, axis, -1)
+    def difference(self, x, axis, order):
+        if axis is None or not is_in_one_pass(x, order):
+            return super().difference(x, axis, order)
+        return self._masked_difference(x, axis)
 
-    def _transposed(self, function, x, axis, order):
-        if order == 1:
-            return self._masked_transposed(function, x, axis)
-        return super()._transposed(function, x, axis, order)
+    def _masked_difference(self, x, axis):
+        previous, has_previous = self._neighbour(x, axis, 1)
+        return tf.where(has_previous, x - previous, tf.zeros([], x.dtype))
+
+    def difference_transposed(self, function, x, axis, order):
+        if axis is None or not is_in_one_pass(x, order):
+            return super().difference_transposed(function, x, axis, order)
+        return self._masked_transposed(function, x, axis)
+
+    def _masked_transposed(self, function, x, axis):
+        zero = tf.zeros([], x.dtype)
+        following, has_following = self._neighbour(x, axis, -1)
+        to_next = function(tf.where(has_following, following - x, zero))
+        return function(self._masked_difference(x, axis)) - to_next
+
+    def _neighbour(self, x, axis, by):
+        """The entry before (1) or behind (-1) each of `x`, and whether there is one."""
+        is_inside = tf.not_equal(place(x, axis), 0 if by > 0 else x.shape[axis] - 1)
+        return moved(x, axis, by), is_inside
+
+    def total_of_groups(self, grid, w, runs):
+        cut = [axis for axis, size in runs.items() if size is not None]
+        is_padded = any(w.shape[axis] % runs[axis] for axis in cut)
+        if len(cut) < 2 or not is_padded:
+            return self.total(grid)
+        # In one sum XLA would fuse the padded blocks, and sum each in one thread.
+        first, others = tf.split(grid, [1, grid.shape[cut[0]] - 1], axis=cut[0])
+        return self.total(first) + self.total(others)
+
+    def _sums(self, x, runs):
+        if x.shape.rank > _MAX_RANK:
+            return super()._sums(x, runs)
+        shape: list = []
+        spanned = []
+        paddings = []
+        for axis, length in enumerate(x.shape):
+            size = runs.get(axis, length) or length
+            paddings.append([0, -length % max(size, 1)])
+            if axis in runs and size != length:
+                shape.append(-(-length // size))
+            if axis in runs:
+                spanned.append(len(shape))
+            shape.append(size)
+        if any(padding != [0, 0] for padding in paddings):
+            x = tf.pad(x, paddings)
+        sums = tf.reduce_sum(tf.reshape(x, shape), axis=spanned)
+        return tf.reshape(sums, self.grid_shape(x, runs))
+
+
+def is_in_one_pass(x, order):
+    """Whether differences of that order are computed as the equations for each entry read."""
+    return order == 1 and x.shape.rank <= _MAX_RANK
 
 
 def moved(x, axis, by):
-    """`x` moved along `axis` by so many entries, with zeros in their place."""
+    """`x` moved along `axis` by so many entries, with zeros in their place.
+
+    A pad and then a slice stays in a fusion; a slice and then a pad is written to memory.
+    """
     paddings, begin = [[0, 0]] * x.shape.rank, [0] * x.shape.rank
     paddings[axis] = [by, 0] if by > 0 else [0, -by]
     begin[axis] = max(-by, 0)

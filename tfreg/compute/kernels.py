@@ -129,8 +129,17 @@ class Differentiable(Compiled):
         self._kernel = kernel
 
     def inline(self, weight, **parameters):
-        factor = parameters.pop("factor")
-        return factor * self._kernel._unit(weight, parameters, lambda function: function.inline)
+        factor, strategy = parameters.pop("factor"), reductions.current(weight)
+
+        def inlined(function):
+            def call(*arguments, **parameters):
+                # The gradient is traced when it is asked for: this trace is done by then.
+                with reductions.using(strategy):
+                    return function.inline(*arguments, **parameters)
+
+            return call
+
+        return factor * self._kernel._unit(weight, parameters, called=inlined)
 
 
 class Kernel:

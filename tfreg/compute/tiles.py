@@ -72,7 +72,7 @@ class _Reshape(NamedTuple):
         return constant
 
     def sizes(self, shape):
-        return numbers_of_elements(shape, dict(self.runs))
+        return math.prod(numbers_of_elements(shape, dict(self.runs)))
 
     def counts(self, shape):
         return np.bool_(True)

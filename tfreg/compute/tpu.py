@@ -3,12 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfreg.compute.direct import place
-from tfreg.compute.gpu import Gpu, moved
+from tfreg.compute.gpu import Gpu, is_in_one_pass, moved
 from tfreg.compute.tiles import steps
-
-# TensorFlow's own kernels pad and select tensors up to this rank.
-_MAX_RANK = 5
 
 
 class Tpu(Gpu):
@@ -18,19 +14,25 @@ class Tpu(Gpu):
     """
 
     def difference(self, x, axis, order):
-        if not _is_in_one_pass(x, axis, order):
-            return super().difference(x, axis, order)
-        previous, has_previous = _neighbour(x, axis, 1)
-        return tf.where(has_previous, x - previous, tf.zeros([], x.dtype))
+        if axis is None and x.shape.rank > 1 and is_in_one_pass(x, order):
+            return self._masked_difference(x, axis)
+        return super().difference(x, axis, order)
 
     def difference_transposed(self, function, x, axis, order):
-        if not _is_in_one_pass(x, axis, order):
-            return super().difference_transposed(function, x, axis, order)
-        zero = tf.zeros([], x.dtype)
-        previous, has_previous = _neighbour(x, axis, 1)
-        following, has_following = _neighbour(x, axis, -1)
-        from_previous = function(tf.where(has_previous, x - previous, zero))
-        return from_previous - function(tf.where(has_following, following - x, zero))
+        if axis is None and x.shape.rank > 1 and is_in_one_pass(x, order):
+            return self._masked_transposed(function, x, axis)
+        return super().difference_transposed(function, x, axis, order)
+
+    def _neighbour(self, x, axis, by):
+        if axis is not None:
+            return super()._neighbour(x, axis, by)
+        beside, is_inside = super()._neighbour(x, x.shape.rank - 1, by)
+        # The last entry of a row stands before the first of the next.
+        ends = x[..., -1:] if by > 0 else x[..., :1]
+        rows = ends.shape.num_elements()
+        around = tf.reshape(moved(tf.reshape(ends, [-1]), 0, by), ends.shape)
+        has_row = tf.not_equal(tf.reshape(tf.range(rows), ends.shape), 0 if by > 0 else rows - 1)
+        return tf.where(is_inside, beside, around), is_inside | has_row
 
     def sizes(self, w, runs):
         sizes = np.ones([1] * w.shape.rank)
@@ -74,22 +76,3 @@ class Tpu(Gpu):
         for step, _ in steps(tuple(w.shape), tuple(runs.items())):
             entries = step.grid_of(entries)
         return entries
-
-
-def _is_in_one_pass(x, axis, order):
-    return order == 1 and x.shape.rank <= _MAX_RANK and (axis is not None or x.shape.rank > 1)
-
-
-def _neighbour(x, axis, by):
-    """The entry before (1) or behind (-1) each of `x`, and whether there is one."""
-    is_flattened, axis = axis is None, x.shape.rank - 1 if axis is None else axis
-    beside = moved(x, axis, by)
-    is_inside = tf.not_equal(place(x, axis), 0 if by > 0 else x.shape[axis] - 1)
-    if not is_flattened:
-        return beside, is_inside
-    # The last entry of a row stands before the first of the next.
-    ends = x[..., -1:] if by > 0 else x[..., :1]
-    rows = ends.shape.num_elements()
-    around = tf.reshape(moved(tf.reshape(ends, [-1]), 0, by), ends.shape)
-    has_row = tf.not_equal(tf.reshape(tf.range(rows), ends.shape), 0 if by > 0 else rows - 1)
-    return tf.where(is_inside, beside, around), is_inside | has_row

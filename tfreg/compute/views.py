@@ -48,19 +48,21 @@ def lengths_of_runs(size, length):
 
 
 def numbers_of_elements(shape, runs):
-    """The grid of the numbers of elements of groups, of length 1 where all are alike.
+    """Grids whose product holds the groups' numbers of elements, of length 1 along all axes but one.
 
-    It is an array, and no operation in a graph, wherever the lengths in `shape` are known.
+    They are arrays, and no operations in a graph, wherever the lengths in `shape` are known.
     """
-    sizes = np.ones([1] * len(shape))
+    same, others = np.ones([1] * len(shape)), []
     for axis, size in runs.items():
         lengths = lengths_of_runs(size, shape[axis])
         in_the_grid = [-1 if i == axis else 1 for i in range(len(shape))]
         if tf.is_tensor(lengths):
-            sizes = sizes * tf.reshape(tf.cast(lengths, tf.float64), in_the_grid)
+            others.append(tf.reshape(tf.cast(lengths, tf.float64), in_the_grid))
+        elif size is None or shape[axis] % size == 0:
+            same = same * np.unique(lengths)
         else:
-            sizes = sizes * np.reshape(lengths, in_the_grid)
-    return sizes
+            others.append(np.reshape(lengths, in_the_grid))
+    return [same, *others]
 
 
 def reduce_runs(reduce, size, x):

@@ -48,7 +48,7 @@ def lengths_of_runs(size, length):
 
 
 def numbers_of_elements(shape, runs):
-    """Grids whose product holds the groups' numbers of elements, of length 1 along all axes but one.
+    """Factors of the grid of the groups' numbers of elements, each along one axis.
 
     They are arrays, and no operations in a graph, wherever the lengths in `shape` are known.
     """

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from tfreg.checks import is_int
-from tfreg.layout import NOT_SPANNED
+from tfreg.layout import KEPT_ROLES
 from tfreg.runs import Runs
 
 
@@ -60,8 +60,8 @@ class Groups:
     group_size: int | tuple[int | None, ...] | None = None
 
     def __post_init__(self):
-        names = ", ".join(repr(name) for name in NOT_SPANNED)
-        if not (isinstance(self.axis, str) and self.axis in NOT_SPANNED):
+        names = ", ".join(repr(name) for name in KEPT_ROLES)
+        if not (isinstance(self.axis, str) and self.axis in KEPT_ROLES):
             expected = f"an int, a non-empty tuple of distinct ints or one of {names}"
             object.__setattr__(self, "axis", check_axis(self.axis, expected=expected))
         object.__setattr__(self, "group_size", self._check_group_size(self.group_size))

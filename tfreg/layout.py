@@ -13,7 +13,7 @@ from tfreg.compute.views import known_shape
 # What users call the parts of a weight. In front of these there may be one called "weight".
 ROLES = ("input", "output", "position", "head", "group", "gate", "feature")
 # A group of each name holds one entry of the axes with these roles, and all entries of the others.
-NOT_SPANNED = {
+KEPT_ROLES = {
     "output": {"output"},
     "input": {"input"},
     "shape": {"position", "input"},
@@ -119,7 +119,7 @@ class Layout:
 
     def spanned(self, name, weight_name="weight"):
         """The indices among `parts` of those that a group called `name` spans."""
-        not_spanned = self._with_roles(NOT_SPANNED[name])
+        not_spanned = self._with_roles(KEPT_ROLES[name])
         if name == "input" and not not_spanned:
             not_spanned = self._with_roles({"output"})  # a bias, a scale: per element
         if name in ("output", "input", "head") and not not_spanned:
@@ -138,7 +138,7 @@ class Layout:
         """
         group = self._with_roles({"group"})
         places = [i for i in self._with_roles({"input"}) if i not in group]
-        if not group or not places or "input" not in NOT_SPANNED[name]:
+        if not group or not places or "input" not in KEPT_ROLES[name]:
             return None
         rest = [i for i in range(len(self.parts)) if i not in group]
         first = rest.index(places[0])

@@ -65,6 +65,6 @@ class Contents:
         """The ids of the weights that are not frozen."""
         return {id(variable) for variable in backend.trainable_weights(self.model)}
 
-    def there_are(self):
+    def listing(self):
         paths = [weight.path for weight in self.weights]
         return f". There are: {paths}" if paths else ""

@@ -63,7 +63,7 @@ class Selection:
         if not selected:
             raise ValueError(
                 f"Argument `weights` must select a weight of the model {contents.name!r}. "
-                f"Received: weights={self._choice!r}, which none matches{contents.there_are()}"
+                f"Received: weights={self._choice!r}, which none matches{contents.listing()}"
             )
         _check_selected(selected)
         if contents.is_built:
@@ -195,7 +195,7 @@ def _place_of(contents, entry):
 def _not_in(contents, called):
     return (
         "Argument `weights` must list layers and trainable weights of the model "
-        f"{contents.name!r}. Received: {called}, which is not part of it{contents.there_are()}"
+        f"{contents.name!r}. Received: {called}, which is not part of it{contents.listing()}"
     )
 
 

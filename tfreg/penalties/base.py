@@ -30,7 +30,7 @@ class Penalty(ReadOnly, backend.Regularizer):
     closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
     `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights, and
     `_joint_prox(tensors, layouts, names, step_size)` where that has a closed form. It sets
-    `_stacks` if its `_value` at a stack of weights, of which the layout tells, is the sum of
+    `_is_additive` if its `_value` at a stack of weights, of which the layout tells, is the sum of
     theirs; a subclass with a value of its own sets it anew.
 
     The arguments of a penalty are read-only once it is made.
@@ -39,7 +39,7 @@ class Penalty(ReadOnly, backend.Regularizer):
         factor: the strength, a non-negative number that is finite in float32 too.
     """
 
-    _stacks = False
+    _is_additive = False
     _instead = (
         "A strength that changes over training is a `schedule` of tfreg.add_penalty. For another "
         "penalty call tfreg.remove_penalties(model) and tfreg.add_penalty, or make a new layer."
@@ -47,8 +47,8 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if "_value" in vars(cls) and "_stacks" not in vars(cls):
-            cls._stacks = False
+        if "_value" in vars(cls) and "_is_additive" not in vars(cls):
+            cls._is_additive = False
 
     def __init__(self, factor):
         backend.check_shapes_of_ints(type(self).__name__)
@@ -96,7 +96,7 @@ class Penalty(ReadOnly, backend.Regularizer):
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
-            if self._stacks and should_batch(tensors):
+            if self._is_additive and should_batch(tensors):
                 values.append(self._value(tf.stack(tensors), layout.stacked()))
             else:
                 values += [self._value(tensor, layout) for tensor in tensors]

@@ -58,7 +58,7 @@ class Elementwise(Penalty):
     array([ 0.5, -1.5], dtype=float32)
     """
 
-    _stacks = True
+    _is_additive = True
     _kernel = None
     _operator = None
     _parameter_names: tuple = ()
@@ -74,7 +74,7 @@ class Elementwise(Penalty):
             cls._kernel = _kernel_of(cls)
         if "argmin" in stated:
             cls._operator = compiled(_named(cls.argmin, f"{cls.__name__}_prox"))
-        cls._stacks = True
+        cls._is_additive = True
 
     def __init__(self, factor=0.01):
         super().__init__(factor)

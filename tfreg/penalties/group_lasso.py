@@ -109,7 +109,7 @@ class GroupLasso(Grouped):
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
     """
 
-    _stacks = True
+    _is_additive = True
 
     def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
         super().__init__(factor, axis, group_size, size_weighted)

@@ -97,7 +97,7 @@ class GroupMCP(Grouped):
         Breheny and Huang, Group descent algorithms for nonconvex penalized regression, 2015.
     """
 
-    _stacks = True
+    _is_additive = True
 
     def __init__(
         self, factor=0.01, threshold=1.0, axis="output", group_size=None, size_weighted=True

@@ -135,7 +135,7 @@ class Prior(Penalty):
         George and McCulloch, Variable selection via Gibbs sampling, 1993 (spike and slab).
     """
 
-    _stacks = True
+    _is_additive = True
 
     def __init__(self, distribution, factor=None, floor=None, **parameters):
         if factor is None:

@@ -90,7 +90,7 @@ class SparseGroupLasso(GroupLasso):
         Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
     """
 
-    _stacks = True
+    _is_additive = True
 
     def __init__(
         self, factor=0.01, l1_ratio=0.5, axis="output", group_size=None, size_weighted=True

@@ -47,8 +47,8 @@ class Sum(Penalty):
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
-        self._stacks = all(
-            isinstance(member, Penalty) and member._stacks for member in self.penalties
+        self._is_additive = all(
+            isinstance(member, Penalty) and member._is_additive for member in self.penalties
         )
 
     def _check(self, shape, layout, weight_name):

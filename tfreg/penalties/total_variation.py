@@ -89,7 +89,7 @@ class TotalVariation(Penalty):
         Kim, Koh, Boyd and Gorinevsky, l1 trend filtering, 2009 (order 2).
     """
 
-    _stacks = True
+    _is_additive = True
 
     def __init__(self, factor=0.01, axis=None, order=1, isotropic=False):
         super().__init__(factor)

@@ -41,10 +41,10 @@ def multi_worker_fit(api_name, epochs, backup=None, killed_at=None, penalized=Tr
     return {"losses": history.history["loss"], "kernels": kernels(model)}
 
 
-def step_of_readme(api):
-    """The train step that README.md gives for loops of one's own, for one of the Kerases."""
-    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-    [code] = re.findall(r"^```python\n(def distributed_step.*?)^```$", readme, re.M | re.S)
+def documented_step(api):
+    """The train step that docs/distributed.md gives for a custom loop, for Keras 3 or tf_keras."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+    [code] = re.findall(r"^```python\n(def distributed_step.*?)^```$", page, re.M | re.S)
     if api is tf_keras:
         code = code.replace("model.optimizer.scale_loss(value)", "value")
     names = {"tf": tf, "tfreg": tfreg}
@@ -60,7 +60,7 @@ def multi_worker_loop(api_name, epochs, backup=None, killed_at=None):
         cases.set_initial_weights(model)
         model.optimizer.build(model.trainable_weights)
         loss = api.losses.MeanSquaredError(reduction="none")
-    step = step_of_readme(api)(strategy, model, loss)
+    step = documented_step(api)(strategy, model, loss)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     first = 0
     if backup is not None:
@@ -136,7 +136,7 @@ def parameter_server_loop(api_name, shards=None, penalized=True):
         model = penalized_for_servers(api, penalized)
         model.optimizer.build(model.trainable_weights)
         loss = api.losses.MeanSquaredError(reduction="none")
-    take_step = step_of_readme(api)(strategy, model, loss)
+    take_step = documented_step(api)(strategy, model, loss)
     take_next = tf.function(lambda batches: take_step(next(batches)))
     distributed = servers.create_per_worker_dataset(
         lambda: strategy.experimental_distribute_dataset(one_batch())

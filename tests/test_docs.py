@@ -1,6 +1,7 @@
-"""The pages in docs: every block of Python runs, and prints what the page says."""
+"""README.md and the pages in docs: code runs and prints what they say, links lead somewhere."""
 
 import contextlib
+import inspect
 import io
 import pathlib
 import re
@@ -8,41 +9,95 @@ import re
 import numpy as np
 import pytest
 
+import tfreg
+
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+MAX_LINES_OF_README = 150
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"True|False|-?\d+\.?\d*(?:e[+-]?\d+)?")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 def blocks_of(page):
-    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    """Language, code and number of the first line of each block of a page."""
+    text = page.read_text()
+    return [
+        (found.group(1), found.group(2), text.count("\n", 0, found.start(2)))
+        for found in BLOCK.finditer(text)
+    ]
 
 
-def numbers(text):
-    """The numbers and truth values in `text`, and the text without them."""
-    pattern = r"True|False|-?\d+\.?\d*(?:e[+-]?\d+)?"
-    found = [float({"True": 1, "False": 0}.get(w, w)) for w in re.findall(pattern, text)]
-    return found, re.sub(pattern, "#", text).split()
+def numbers_and_words(text):
+    """The numbers and truth values in `text`, and its words with `#` in their place."""
+    numbers = [float({"True": 1, "False": 0}.get(n, n)) for n in NUMBER.findall(text)]
+    return numbers, NUMBER.sub("#", text).split()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_blocks_of_a_page_run_and_print_what_it_says(page, tmp_path, monkeypatch):
+def assert_prints(output, expected):
+    printed, words = numbers_and_words(output)
+    stated, stated_words = numbers_and_words(expected)
+    assert words == stated_words
+    # In the last digit the sums of another processor may differ.
+    np.testing.assert_allclose(printed, stated, atol=0.011)
+
+
+@each_page
+def test_blocks_run_as_one_script_and_print_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)
-    assert {language for language, _ in blocks} <= {"python", "text", "bash"}
+    assert {language for language, _, _ in blocks} <= {"bash", "python", "text"}
     names: dict = {"__name__": "__main__"}
-    for (language, code), (following, expected) in zip(blocks, [*blocks[1:], ("", "")]):
-        if language != "python":
-            continue
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            exec(compile(code, str(page), "exec"), names)
-        printed, words = numbers(output.getvalue())
-        said, said_words = numbers(expected if following == "text" else "")
-        assert words == said_words
-        # In the last digit the sums of another processor may differ.
-        np.testing.assert_allclose(printed, said, atol=0.011)
+    for (language, code, line), (following, expected, _) in zip(blocks, [*blocks[1:], ("", "", 0)]):
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                # A traceback then tells the line of the page.
+                exec(compile("\n" * line + code, str(page), "exec"), names)
+            assert_prints(output.getvalue(), expected if following == "text" else "")
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def anchors_of(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", BLOCK.sub("", page.read_text())):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+            linked = page.parent / target if target else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors_of(linked), f"{target}#{anchor}"
+
+
+def test_readme_is_short_and_begins_with_its_two_commands():
+    assert len(README.read_text().splitlines()) <= MAX_LINES_OF_README
+    languages = [language for language, _, _ in blocks_of(README)]
+    assert languages[:2] == ["bash", "bash"] and languages.count("bash") == 2
+
+
+def test_readme_leads_to_every_page():
+    linked = set(re.findall(r"\]\(docs/([^)#]*)\)", README.read_text()))
+    assert linked == {page.name for page in PAGES if page != README}
+
+
+def signature_of(penalty_class):
+    """`MCP(factor, threshold)`: how the table of penalties begins a row."""
+    parameters = inspect.signature(penalty_class).parameters.values()
+    arguments = ["**" * (each.kind is each.VAR_KEYWORD) + each.name for each in parameters]
+    return f"{penalty_class.__name__}({', '.join(arguments)})"
+
+
+def test_table_of_penalties_matches_the_package():
+    penalties = {name for name in tfreg.__all__ if name[0].isupper()} - {"Elementwise", "Penalty"}
+    expected = {signature_of(getattr(tfreg, name)) for name in penalties}
+    table = (ROOT / "docs" / "choosing.md").read_text()
+    stated = set(re.findall(r"^\| `(\w+\([^`]*\))` \|", table, re.MULTILINE))
+    assert stated == expected, (
+        "The table of penalties in docs/choosing.md must have one row for each penalty, which "
+        f"begins with its signature. Add rows for {sorted(expected - stated)}; remove or change "
+        f"those of {sorted(stated - expected)}."
+    )

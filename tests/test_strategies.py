@@ -1,4 +1,4 @@
-"""Penalties under the strategies of tf.distribute, with each Keras: what README's table says."""
+"""Penalties under the strategies of tf.distribute, as the table in docs/distributed.md says."""
 
 import functools
 import json
@@ -238,7 +238,7 @@ def test_what_keras_3_cannot_do_on_parameter_servers(job, shards, error, penaliz
         train_on_servers(job, tmp_path, arguments)
 
 
-def test_the_step_of_readme_scales_the_loss_where_the_optimizer_does():
+def test_the_documented_step_scales_the_loss_where_the_optimizer_does():
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         model = cases.compiled(cases.penalized_in_every_way(keras), keras, jit_compile=False)
@@ -248,7 +248,7 @@ def test_the_step_of_readme_scales_the_loss_where_the_optimizer_does():
     cases.set_initial_weights(model)
     model.optimizer.build(model.trainable_weights)
     strategy, loss = tf.distribute.get_strategy(), keras.losses.MeanSquaredError(reduction="none")
-    step = jobs.step_of_readme(keras)(strategy, model, loss)
+    step = jobs.documented_step(keras)(strategy, model, loss)
     losses = [float(step(batch)) for _ in range(3) for batch in jobs.dataset()]
     expected, weights = cases.train(epochs=3)
     np.testing.assert_allclose(np.mean(np.reshape(losses, [3, -1]), axis=1), expected, rtol=5e-3)

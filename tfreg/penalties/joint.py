@@ -16,9 +16,10 @@ class Joint(ReadOnly):
 
     `penalty(w_1, ..., w_n)`
 
-    - `GroupLasso` and `SparseGroupLasso` tie the weights' groups: the k-th groups of all of them
-      are one group, `factor * sum_k sqrt(size_k) * sqrt(sum_i ||w_ik||^2)`, which goes as a whole.
-      Their `axis` may be a list with an entry for each weight.
+    - `GroupLasso`, `SparseGroupLasso` and `GroupMCP` tie the weights' groups: the k-th groups of
+      all of them are one group, which goes as a whole. That of `GroupLasso` is
+      `factor * sum_k sqrt(size_k) * sqrt(sum_i ||w_ik||^2)`. Their `axis` may be a list with an
+      entry for each weight.
     - `TotalVariation` compares each weight with the next one of the same shape:
       `factor * sum_i ||w_(i+1) - w_i||_1`, a smoothness over depth.
     - A function of a list of tensors, registered with Keras, is what it returns, a scalar.

@@ -28,15 +28,15 @@ def register(cls):
     Example:
 
     >>> @tfreg.register
-    ... class Ridge(tfreg.Elementwise):
+    ... class Sextic(tfreg.Elementwise):
     ...     def f(w):
-    ...         return w**2
+    ...         return w**6
     ...
     ...     def df(w):
-    ...         return 2.0 * w
+    ...         return 6.0 * w**5
     ...
-    >>> tfreg.get("ridge")
-    Ridge(factor=0.01)
+    >>> tfreg.get("sextic")
+    Sextic(factor=0.01)
     """
     if not (inspect.isclass(cls) and issubclass(cls, backend.Regularizer)):
         raise TypeError(f"Argument `cls` must be a subclass of tfreg.Penalty. Received: {cls!r}")

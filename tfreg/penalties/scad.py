@@ -31,7 +31,7 @@ class SCAD(Elementwise):
     Example:
 
     >>> penalty = tfreg.SCAD(1.0, knee=1.0, threshold=3.0)
-    >>> penalty(tf.constant([1.0, -5.0])).numpy()
+    >>> float(penalty(tf.constant([1.0, -5.0])))
     3.0
     >>> penalty.prox(tf.constant([0.4, 1.2, -5.0]), step_size=0.5).numpy().round(2)
     array([ 0. ,  0.7, -5. ], dtype=float32)

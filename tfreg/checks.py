@@ -1,20 +1,24 @@
-"""What an argument must be, wherever it is one."""
+"""Checks of arguments: each returns the value, or raises an error that names the argument."""
 
 import inspect
 import math
 import numbers
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 
-def is_int(value):
+def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def check_number(name, value, expected, accept=math.isfinite):
-    """`value` as a float if it is a real number that `accept` holds for."""
+def check_number(
+    name: str, value: object, expected: str, accept: Callable[[float], bool] = math.isfinite
+) -> float:
+    """Returns `value` as a float if it is a finite number that `accept` holds for."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -28,16 +32,16 @@ def check_number(name, value, expected, accept=math.isfinite):
     raise error(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
 
 
-def check_non_negative(name, value):
+def check_non_negative(name: str, value: object) -> float:
     return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: object) -> float:
     return check_number(name, value, "a finite number > 0", lambda number: number > 0)
 
 
-def check_array(name, value, least=-math.inf):
-    """`value` as a float or a float64 array, of finite numbers >= `least`."""
+def check_array(name: str, value: object, least: float = -math.inf) -> float | np.ndarray:
+    """Returns `value` as a float or a float64 array, if its numbers are finite and >= `least`."""
     expected = "a finite number" if least == -math.inf else f"a finite number >= {least:g}"
     expected += ", or an array of those"
     if isinstance(value, numbers.Number):
@@ -53,7 +57,7 @@ def check_array(name, value, least=-math.inf):
     return array
 
 
-def broadcasts_to(shape, weight_shape):
+def broadcasts_to(shape: Sequence[int], weight_shape: Sequence[int | None]) -> bool:
     """Whether an array of `shape` broadcasts to `weight_shape`, whose lengths may be None."""
     aligned = zip(reversed(shape), reversed(weight_shape))
     return len(shape) <= len(weight_shape) and all(
@@ -61,30 +65,32 @@ def broadcasts_to(shape, weight_shape):
     )
 
 
-def check_strength(name, value):
-    """As `check_non_negative`; beyond float32 it would be infinite in a kernel, and NaN times 0."""
+def check_strength(name: str, value: object) -> float:
+    """Like `check_non_negative`, within float32: in a kernel, infinity times 0 is NaN."""
     expected = "a finite number >= 0, in float32 too"
     return check_number(name, value, expected, lambda number: 0 <= number <= FLOAT32_MAX)
 
 
-def check_bool(name, value):
+def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
     return value
 
 
-def check_arguments(cls, config):
-    """`config` if it is a dict of arguments that `cls` takes, all that it needs among them."""
+def check_arguments(cls: type, config: Any) -> dict[str, Any]:
+    """Returns `config` if it is a dict of arguments of `cls`, with every required one."""
     parameters = inspect.signature(cls).parameters.values()
-    named = [known for known in parameters if known.kind is not known.VAR_KEYWORD]
-    needed = [known.name for known in named if known.default is known.empty]
-    optional = [known.name for known in named if known.name not in needed]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    needed = [p.name for p in named if p.default is p.empty]
+    optional = [p.name for p in named if p.name not in needed]
     takes_any = len(named) < len(parameters)
     return check_config(cls.__name__, config, needed, config if takes_any else optional)
 
 
-def check_config(what, config, keys, optional=()):
-    """`config` if it is a dict with these keys and no others but `optional` ones."""
+def check_config(
+    what: str, config: Any, keys: Collection[str], optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """Returns `config` if it is a dict with all `keys`, and no others but `optional` ones."""
     if not isinstance(config, dict):
         raise TypeError(f"The config of {what} must be a dict. Received: {config!r}")
     if not set(keys) <= set(config) <= {*keys, *optional}:

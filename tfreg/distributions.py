@@ -1,7 +1,9 @@
-"""How a distribution of TensorFlow Probability is kept and made again."""
+"""Splits a distribution of TensorFlow Probability into a recipe and numbers, and rebuilds it."""
 
 import difflib
 import inspect
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,22 +11,24 @@ import tensorflow as tf
 
 from tfreg import backend
 
-# Arguments of a distribution that have no part in its density.
+# Arguments of a distribution that its density does not depend on.
 _OPTIONS = {"self", "name", "validate_args", "allow_nan_stats", "dtype"}
 
 
 class Recipe(NamedTuple):
-    """A distribution but for its numbers, which are arguments of the kernels, as strengths are.
+    """A distribution without its numbers, which are arguments of the kernels, as strengths are.
 
-    Each argument of the distribution is the key of a number or an array, a bool, a recipe, or a
-    tuple of recipes.
+    Args:
+        name: the name of a class of distributions.
+        arguments: pairs of an argument's name and a value: the key of a number or an array, a
+            bool, a recipe, or a tuple of recipes.
     """
 
     name: str
-    arguments: tuple
+    arguments: tuple[tuple[str, Any], ...]
 
-    def distribution(self, numbers, **options):
-        """The distribution that the recipe makes of `numbers`, a dict of tensors of one dtype."""
+    def distribution(self, numbers: Mapping[str, tf.Tensor], **options: Any) -> Any:
+        """Builds the distribution with `numbers`, tensors of one dtype by key."""
         arguments = {
             argument: _ingredient(
                 value, numbers, lambda recipe: recipe.distribution(numbers, **options)
@@ -33,7 +37,7 @@ class Recipe(NamedTuple):
         }
         return getattr(distributions_of_probability(), self.name)(**arguments, **options)
 
-    def description(self, numbers):
+    def description(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """The dict from which `read` rebuilds the recipe and the `numbers`."""
         arguments = {
             argument: _ingredient(value, numbers, lambda recipe: recipe.description(numbers))
@@ -42,7 +46,7 @@ class Recipe(NamedTuple):
         return {"distribution": self.name, **arguments}
 
 
-def _ingredient(value, numbers, of_recipe):
+def _ingredient(value: Any, numbers: Mapping[str, Any], of_recipe: Callable[[Recipe], Any]) -> Any:
     if isinstance(value, Recipe):
         return of_recipe(value)
     if isinstance(value, tuple):
@@ -50,8 +54,16 @@ def _ingredient(value, numbers, of_recipe):
     return numbers[value] if isinstance(value, str) else value
 
 
-def read(distribution, parameters):
-    """The recipe and the numbers of a distribution, or of the name of one and its parameters."""
+def read(distribution: Any, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the numbers of a distribution.
+
+    Args:
+        distribution: a distribution of TensorFlow Probability, or the name of a class of them.
+        parameters: the arguments of that class; empty for a distribution.
+
+    Raises:
+        TypeError, ValueError: if a recipe cannot describe it.
+    """
     numbers: dict[str, Any] = {}
     if isinstance(distribution, str):
         return _recipe({"distribution": distribution, **parameters}, numbers), numbers
@@ -62,15 +74,15 @@ def read(distribution, parameters):
         )
     if parameters:
         raise ValueError(
-            "Parameters must come with the name of a distribution, which has none yet. "
+            "Parameters must come with the name of a distribution: an object has its own. "
             f"Received: distribution={distribution!r} with {parameters!r}"
         )
     check_scalar(distribution)
     return _recipe(distribution, numbers), numbers
 
 
-def _recipe(described, numbers, path=()):
-    """The recipe of a distribution, or of a dict; its numbers are added to `numbers`."""
+def _recipe(described: Any, numbers: dict[str, Any], path: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of a distribution or of its description; adds its numbers to `numbers`."""
     if isinstance(described, dict):
         given = dict(described)
         cls = _class_named(given.pop("distribution", None))
@@ -101,7 +113,7 @@ def _recipe(described, numbers, path=()):
     return Recipe(cls.__name__, tuple(arguments))
 
 
-def _read_argument(value, numbers, path):
+def _read_argument(value: Any, numbers: dict[str, Any], path: tuple[str, ...]) -> Any:
     if _is_distribution(value):
         return _recipe(value, numbers, path)
     if isinstance(value, (list, tuple)) and any(map(_is_distribution, value)):
@@ -113,20 +125,20 @@ def _read_argument(value, numbers, path):
     return key
 
 
-def _is_distribution(value):
+def _is_distribution(value: object) -> bool:
     return isinstance(value, (dict, distributions_of_probability().Distribution))
 
 
-def _number(name, value):
-    """`value` as a float or an array of float64."""
+def _number(name: str, value: Any) -> float | np.ndarray:
+    """Returns `value` as a float or a read-only array of float64."""
     entries = tf.nest.flatten(value)
     if any(backend.is_variable(entry) or getattr(entry, "variables", ()) for entry in entries):
         raise ValueError(
-            "The parameters of a Prior's distribution must be constants: what a variable among "
-            f"them learns would neither be followed nor saved. Received: {name}={value!r}"
+            "The parameters of a Prior's distribution must be constants: changes of a variable "
+            f"would be neither followed nor saved. Received: {name}={value!r}"
         )
     try:
-        if any(isinstance(entry, bool) for entry in entries):  # which NumPy makes numbers of
+        if any(isinstance(entry, bool) for entry in entries):  # NumPy converts these
             raise TypeError("a truth value")
         array = np.asarray(tf.get_static_value(value) if tf.is_tensor(value) else value)
         if array.dtype.kind not in "iufV":  # V for bfloat16
@@ -148,8 +160,8 @@ def _number(name, value):
     return float(array) if array.ndim == 0 else array
 
 
-def distributions_of_probability():
-    """TensorFlow Probability's module of distributions, which takes long to import."""
+def distributions_of_probability() -> types.ModuleType:
+    """TensorFlow Probability's module of distributions, imported on demand as it takes long."""
     try:
         from tensorflow_probability import distributions
     except ImportError as error:
@@ -160,7 +172,7 @@ def distributions_of_probability():
     return distributions
 
 
-def _class_named(name):
+def _class_named(name: Any) -> type:
     distributions = distributions_of_probability()
     classes = {
         name: cls
@@ -176,30 +188,30 @@ def _class_named(name):
     return classes[name]
 
 
-def _class_of(distribution):
-    # Some have a class for each of two ways of tracking, which differ by an underscore.
+def _class_of(distribution: Any) -> type:
+    # TFP has some classes twice, for two ways of tracking variables: `Name` and `_Name`.
     name = type(distribution).__name__.removeprefix("_")
     cls = getattr(distributions_of_probability(), name, type(None))
     if not issubclass(cls, type(distribution)):
         raise TypeError(
-            "Argument `distribution` must be of a class of TensorFlow Probability's own, which a "
-            f"saved model can name. Received: {type(distribution)!r}"
+            "Argument `distribution` must be of one of TensorFlow Probability's own classes, so "
+            f"that a saved model can name it. Received: {type(distribution)!r}"
         )
     return cls
 
 
-def _parameters_of(cls):
+def _parameters_of(cls: Any) -> dict[str, Any]:
     """The parameters of the density, each with its default."""
     parameters = inspect.signature(cls.__init__).parameters
     return {name: parameters[name].default for name in parameters if name not in _OPTIONS}
 
 
-def _is_default(value, default):
+def _is_default(value: Any, default: Any) -> bool:
     is_simple = value is None or isinstance(value, (bool, int, float, str, tf.DType))
     return value is default or (is_simple and type(value) is type(default) and value == default)
 
 
-def check_scalar(distribution):
+def check_scalar(distribution: Any) -> None:
     event_shape = distribution.event_shape
     if not isinstance(event_shape, tf.TensorShape) or event_shape.rank != 0:
         raise ValueError(

@@ -2,18 +2,23 @@
 
 import dataclasses
 import functools
+from typing import Any
+
+import tensorflow as tf
 
 from tfreg.checks import is_int
-from tfreg.layout import KEPT_ROLES
+from tfreg.layout import KEPT_ROLES, Layout
 from tfreg.runs import Runs
 
 
-def _entries(value):
+def _entries(value: Any) -> Any:
     return (value,) if is_int(value) else value
 
 
-def check_axis(axis, *, expected="an int or a non-empty tuple of distinct ints"):
-    """`axis` as an int or a tuple of ints, as far as it can be judged without a weight."""
+def check_axis(
+    axis: Any, *, expected: str = "an int or a non-empty tuple of distinct ints"
+) -> int | tuple[int, ...]:
+    """Returns `axis` as an int or a tuple of distinct ints; `resolve_axes` checks their range."""
     if is_int(axis):
         return int(axis)
     if isinstance(axis, (list, tuple)) and axis and all(is_int(entry) for entry in axis):
@@ -22,8 +27,14 @@ def check_axis(axis, *, expected="an int or a non-empty tuple of distinct ints")
     raise ValueError(f"Argument `axis` must be {expected}. Received: axis={axis!r}")
 
 
-def resolve_axes(axis, rank, weight_name="weight"):
-    """The non-negative axes that `axis`, an int or a tuple, names on a weight of `rank`."""
+def resolve_axes(
+    axis: int | tuple[int, ...], rank: int, weight_name: str = "weight"
+) -> tuple[int, ...]:
+    """The non-negative axes that `axis` names on a weight of `rank`.
+
+    Raises:
+        ValueError: if one is out of range, or named twice.
+    """
     entries = _entries(axis)
     if not all(-rank <= entry < rank for entry in entries):
         raise ValueError(
@@ -46,11 +57,11 @@ class Groups:
     Args:
         axis: the axes that a group spans: an int, a tuple of ints, or one of `"output"` (every
             axis but the last), `"input"` (every axis but the second last; none on a rank-1
-            weight), `"shape"` (the last axis), `"all"` and `"head"`. On a layout that says what
-            the axes mean, `on` finds those that the name spans.
-        group_size: the length of the runs of consecutive entries that each spanned axis is cut
-            into: an int for one axis, a tuple with an entry per axis for several. None keeps an
-            axis whole. The last run is shorter where the length does not divide.
+            weight), `"shape"` (the last axis), `"all"` and `"head"`. Where the layout of the
+            weight is known, `resolve` takes the axes of the name from that.
+        group_size: the number of consecutive entries in each of the runs that a spanned axis is
+            cut into: an int for one axis, a tuple with an entry per axis for several. None keeps
+            an axis whole. The last run is shorter where the size does not divide the axis.
 
     Raises:
         ValueError: for any other `axis` or `group_size`.
@@ -59,14 +70,14 @@ class Groups:
     axis: int | str | tuple[int, ...]
     group_size: int | tuple[int | None, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = ", ".join(repr(name) for name in KEPT_ROLES)
         if not (isinstance(self.axis, str) and self.axis in KEPT_ROLES):
             expected = f"an int, a non-empty tuple of distinct ints or one of {names}"
             object.__setattr__(self, "axis", check_axis(self.axis, expected=expected))
         object.__setattr__(self, "group_size", self._check_group_size(self.group_size))
 
-    def _check_group_size(self, group_size):
+    def _check_group_size(self, group_size: Any) -> int | tuple[int | None, ...] | None:
         if group_size is None:
             return None
         received = f"Received: group_size={group_size!r} with axis={self.axis!r}"
@@ -89,19 +100,20 @@ class Groups:
             return int(group_size)
         return tuple(size if size is None else int(size) for size in sizes)
 
-    def split(self, w, layout):
-        """`w` with an axis for each part of its `layout` by which these groups go."""
+    def split(self, w: tf.Tensor, layout: Layout) -> tf.Tensor:
+        """Reshapes `w` to the axes, parts of those of its `layout`, that `resolve` refers to."""
         return self._layout(layout).split(w)
 
-    def _layout(self, layout):
-        # A number names an axis of the weight, whatever groups of a convolution are in it.
+    def _layout(self, layout: Layout) -> Layout:
+        # An int names an axis of the weight, and does not see a convolution's groups in it.
         return layout if isinstance(self.axis, str) else layout.ungrouped()
 
     @functools.lru_cache(maxsize=1024)
-    def resolve(self, layout, weight_name="weight"):
-        """The runs of these groups on what `split` gives for a weight with `layout`.
+    def resolve(self, layout: Layout, weight_name: str = "weight") -> Runs:
+        """The runs that these groups are on what `split` returns for a weight with `layout`.
 
-        Raises a ValueError if the weight lacks an axis.
+        Raises:
+            ValueError: if the weight lacks an axis.
         """
         layout = self._layout(layout)
         if isinstance(self.axis, str):
@@ -112,7 +124,7 @@ class Groups:
         sizes = _entries(self.group_size) if self.group_size is not None else [None] * len(axes)
         lengths: dict[int, int | None] = {}
         for axis, size in zip(axes, sizes):
-            # Runs go along the last part, within one entry of each other: within a gate, say.
+            # Along the last part, no run crosses the border of a gate or a group.
             parts = layout.parts_of(axis)
             lengths |= dict.fromkeys(parts) if size is None else {parts[-1]: size}
         return Runs(tuple(lengths.items()))

@@ -1,4 +1,4 @@
-"""When kernels are compiled by XLA, and for which device."""
+"""Sets when XLA compiles the kernels of penalties, and for which device."""
 
 from tfreg.compute.policy import set_device, set_jit
 

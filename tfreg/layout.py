@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from tfreg.checks import is_int
 from tfreg.compute.views import known_shape
 
-# What users call the parts of a weight. In front of these there may be one called "weight".
+# The roles that users may name; the axis of a stack has one of its own, "weight".
 ROLES = ("input", "output", "position", "head", "group", "gate", "feature")
-# A group of each name holds one entry of the axes with these roles, and all entries of the others.
-KEPT_ROLES = {
+# Roles along which the groups of each name differ; a group spans all other axes.
+KEPT_ROLES: dict[str, set[str]] = {
     "output": {"output"},
     "input": {"input"},
     "shape": {"position", "input"},
@@ -26,10 +28,10 @@ KEPT_ROLES = {
 class Part:
     """An axis of a weight, or one of several that an axis holds in row-major order.
 
-    Its `roles` say what it counts; its `length` is None where the axis tells.
+    Its `roles` say what it counts; a `length` of None is what the axis leaves.
     """
 
-    roles: frozenset
+    roles: frozenset[str]
     length: int | None = None
 
 
@@ -50,27 +52,26 @@ class Layout:
             - `"group"`: the groups of a grouped convolution, besides "input" and "output", each
               with channels and filters of its own. The layer's input channels count group by
               group, wherever the axis of a group's channels stands
-            - `"gate"`: the gates of a recurrent cell, whose weights have nothing to do with
-              each other
-            - `"feature"`: none of these, as the dimensions of an embedding
+            - `"gate"`: the gates of a recurrent cell, whose weights are unrelated
+            - `"feature"`: none of these, such as the dimensions of an embedding
 
             or, for an axis that holds several in row-major order, a tuple with such a string or
-            a pair of a string and a length for each: `("input", (("gate", 4), "output"))` is the
-            kernel of an LSTM, `("input", (("group input output", 2), "output"))` that of a
-            convolution with two groups, without its positions. The length of one of them may be
-            left to the axis.
-        is_stack: whether there is one more axis in front, of weights that each have these axes.
-            No argument of a penalty counts that axis, and the penalty of a stack is the sum of
-            those of the weights.
+            a pair of a string and a length for each. One length may be left to the axis.
+            `("input", (("gate", 4), "output"))` is the kernel of an LSTM, and
+            `("input", (("group input output", 2), "output"))` that of a convolution with two
+            groups, without its positions.
+        is_stack: whether one more axis in front stacks weights that each have these axes. No
+            argument of a penalty counts that axis, and the penalty of a stack is the sum of the
+            penalties of the weights.
 
     Raises:
         ValueError: for any other `axes`.
     """
 
-    axes: tuple
+    axes: tuple[Any, ...]
     is_stack: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.axes, (list, tuple)):
             raise ValueError(
                 f"A layout must be a tuple with an entry for each axis. Received: {self.axes!r}"
@@ -80,45 +81,49 @@ class Layout:
 
     @classmethod
     @functools.cache
-    def positional(cls, rank):
+    def positional(cls, rank: int) -> "Layout":
         """The layout of a weight whose layer is not known: that of a Dense or Conv kernel."""
         if rank == 1:
             return cls(("output",))
         return cls(("position",) * (rank - 2) + ("input", "output"))
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         return len(self.axes)
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[Part, ...]:
         of_a_weight = tuple(part for parts in self.axes for part in parts)
         return (_WEIGHT, *of_a_weight) if self.is_stack else of_a_weight
 
-    def stacked(self):
+    def stacked(self) -> "Layout":
         """The layout of a stack of weights with this one."""
         return dataclasses.replace(self, is_stack=True)
 
     @functools.lru_cache(maxsize=1024)
-    def ungrouped(self):
-        """This layout with one part for an axis of filters that a grouped convolution cuts.
+    def ungrouped(self) -> "Layout":
+        """This layout with an axis of filters as one part, even in a grouped convolution.
 
-        What counts the axes of the weight, as integer axes do, does not see such groups.
+        An integer axis of a penalty counts the axes of the weight, and does not see its groups.
         """
         return dataclasses.replace(self, axes=tuple(map(_ungrouped, self.axes)))
 
     @property
-    def is_kernel(self):
-        """Whether the weight connects inputs with something: no bias, scale or the like does."""
+    def is_kernel(self) -> bool:
+        """Whether the weight has an axis of inputs, which no bias, scale or the like has."""
         return any("input" in part.roles for part in self.parts)
 
-    def parts_of(self, axis):
-        """The indices among `parts` of those that the weight's `axis` holds."""
+    def parts_of(self, axis: int) -> tuple[int, ...]:
+        """The indices in `parts` of what the weight's `axis` holds."""
         start = self.is_stack + sum(len(parts) for parts in self.axes[:axis])
         return tuple(range(start, start + len(self.axes[axis])))
 
-    def spanned(self, name, weight_name="weight"):
-        """The indices among `parts` of those that a group called `name` spans."""
+    def spanned(self, name: str, weight_name: str = "weight") -> tuple[int, ...]:
+        """The indices in `parts` of what a group called `name` spans.
+
+        Raises:
+            ValueError: if the weight has no axis with that role.
+        """
         not_spanned = self._with_roles(KEPT_ROLES[name])
         if name == "input" and not not_spanned:
             not_spanned = self._with_roles({"output"})  # a bias, a scale: per element
@@ -130,11 +135,11 @@ class Layout:
         not_spanned += self._with_roles({"weight"})
         return tuple(i for i in range(len(self.parts)) if i not in not_spanned)
 
-    def counting_order(self, name):
-        """The indices among `parts` in the order in which groups called `name` count.
+    def counting_order(self, name: str) -> tuple[int, ...] | None:
+        """The indices in `parts` in the order in which groups called `name` count.
 
-        None stands for the order of the parts. The number of a grouped convolution's input channel
-        has two parts: its group comes first, then its place in the group.
+        None stands for the order of the parts. The input channels of a grouped convolution count
+        by group first, and then by their place in the group.
         """
         group = self._with_roles({"group"})
         places = [i for i in self._with_roles({"input"}) if i not in group]
@@ -145,11 +150,11 @@ class Layout:
         order = (*rest[:first], *group, *rest[first:])
         return None if order == tuple(range(len(order))) else order
 
-    def _with_roles(self, roles):
+    def _with_roles(self, roles: set[str]) -> list[int]:
         return [i for i, part in enumerate(self.parts) if part.roles & roles]
 
-    def split(self, w):
-        """`w` with an axis for each part."""
+    def split(self, w: tf.Tensor) -> tf.Tensor:
+        """Reshapes `w` to one axis for each part."""
         if all(len(parts) == 1 for parts in self.axes):
             return w
         shape = known_shape(w)
@@ -159,20 +164,20 @@ class Layout:
             lengths += [length // known if part.length is None else part.length for part in parts]
         return tf.reshape(w, lengths)
 
-    def merge(self, x, w):
-        """`x`, of the shape of `split(w)`, in the shape of `w`."""
+    def merge(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """Reshapes `x`, of the shape of `split(w)`, to the shape of `w`."""
         return x if x.shape.rank == w.shape.rank else tf.reshape(x, known_shape(w))
 
-    def neighbours(self, axes):
-        """The axes of `split(w)` along which neighbours on the weight's `axes` stand.
+    def neighbours(self, axes: Iterable[int]) -> tuple[int, ...]:
+        """The axes of `split(w)` along which entries on the weight's `axes` are neighbours.
 
-        Two gates are no neighbours: an axis of gates has none.
+        There is none for an axis of gates, which are unrelated.
         """
         last = [self.parts_of(axis)[-1] for axis in axes]
         return tuple(i for i in last if "gate" not in self.parts[i].roles)
 
-    def gates_apart(self, w):
-        """`split(w)` as a matrix with a row for each gate of each weight, in row-major order."""
+    def gates_apart(self, w: tf.Tensor) -> tf.Tensor:
+        """`w` as a matrix with a row, in row-major order, for each gate of each stacked weight."""
         gates = self._with_roles({"weight", "gate"})
         rest = [i for i in range(len(self.parts)) if i not in gates]
         w = self.split(w)
@@ -182,17 +187,15 @@ class Layout:
         return tf.reshape(w, [math.prod(lengths[i] for i in gates), -1])
 
 
-def _parts(entry, axes):
-    """What one entry of a layout's `axes` stands for."""
+def _parts(entry: Any, axes: Any) -> tuple[Part, ...]:
+    """The parts that one entry of a layout's `axes` stands for."""
     entries = (entry,) if isinstance(entry, str) else entry
     if isinstance(entries, (list, tuple)):
         parts = [_part(part) for part in entries]
-        if (
-            parts
-            and all(part and part.roles and part.roles <= set(ROLES) for part in parts)
-            and sum(part.length is None for part in parts) <= 1
-        ):
-            return tuple(parts)
+        valid = [part for part in parts if part and part.roles and part.roles <= set(ROLES)]
+        is_valid = len(parts) == len(valid) > 0
+        if is_valid and sum(part.length is None for part in valid) <= 1:
+            return tuple(valid)
     raise ValueError(
         "An entry of a layout must be a string of words out of "
         f"{', '.join(repr(role) for role in ROLES)}, or a tuple of such strings and pairs of a "
@@ -200,8 +203,8 @@ def _parts(entry, axes):
     )
 
 
-def _ungrouped(parts):
-    """The `parts` of an axis, as one if a "group" is among them; gates stay apart."""
+def _ungrouped(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Merges the `parts` of an axis if a "group" is among them, except for gates."""
     if not any("group" in part.roles for part in parts):
         return parts
     ungrouped: list[Part] = []
@@ -210,13 +213,13 @@ def _ungrouped(parts):
     return tuple(ungrouped)
 
 
-def _merged(parts):
-    roles = frozenset().union(*(part.roles for part in parts))
-    lengths = [part.length for part in parts]
-    return Part(roles, None if None in lengths else math.prod(lengths))
+def _merged(parts: list[Part]) -> Part:
+    roles: frozenset[str] = frozenset().union(*(part.roles for part in parts))
+    lengths = [part.length for part in parts if part.length is not None]
+    return Part(roles, math.prod(lengths) if len(lengths) == len(parts) else None)
 
 
-def _part(entry):
+def _part(entry: Any) -> Part | None:
     if isinstance(entry, str):
         return Part(frozenset(entry.split()))
     if isinstance(entry, (list, tuple)) and len(entry) == 2:

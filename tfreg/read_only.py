@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import numpy as np
 
 
 class ReadOnly:
-    """Refuses to assign, delete or change an argument of the constructor once that is over.
+    """Makes the constructor's arguments read-only once the object is made.
 
     The arguments are those of the class and of all classes it inherits from. Until the outermost
     `__init__` returns or raises, they may be set in any order; other attributes are always free. A
@@ -16,9 +17,9 @@ class ReadOnly:
     """
 
     _instead = "Make another one."
-    _arguments_of_init: frozenset = frozenset()
+    _arguments_of_init: frozenset[str] = frozenset()
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         owners = [base for base in cls.__mro__ if "__init__" in vars(base)]
         if owners[0] is cls or not issubclass(owners[0], ReadOnly):
@@ -30,37 +31,37 @@ class ReadOnly:
             for name in list(inspect.signature(constructor).parameters)[1:]
         )
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         self._check_not_an_argument(name)
         super().__setattr__(name, value)
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         self._check_not_an_argument(name)
         super().__delattr__(name)
 
-    def _check_not_an_argument(self, name):
+    def _check_not_an_argument(self, name: str) -> None:
         if name in self._arguments_of_init and "_is_made" in vars(self):
             raise AttributeError(self._refusal(f"`{name}` of {type(self).__name__}"))
 
-    def _read_only(self, name, value):
-        """`value`, that of the argument `name`, with what it consists of read-only too."""
+    def _read_only(self, name: str, value: Any) -> Any:
+        """Copies the `value` of the argument `name` as one whose contents are read-only too."""
         return _read_only(value, self._refusal(f"`{name}` of {type(self).__name__}"))
 
-    def _refusal(self, what):
+    def _refusal(self, what: str) -> str:
         return (
             f"{what} cannot be changed once it is made: what is compiled would not follow. "
             f"{self._instead}"
         )
 
 
-def _locking(init):
-    """`init`, and from then on the arguments of the object are read-only."""
+def _locking(init: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `init` so that the arguments of the object are read-only afterwards."""
 
     @functools.wraps(init)
-    def constructor(self, *args, **kwargs):
+    def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
         if "_is_made" in vars(self):
             raise AttributeError(self._refusal(f"A {type(self).__name__}"))
-        # One that the outermost calls does not end the construction.
+        # An `__init__` that the outermost one calls does not end the construction.
         is_outermost = type(self).__init__ is constructor
         try:
             init(self, *args, **kwargs)
@@ -74,8 +75,8 @@ def _locking(init):
     return constructor
 
 
-def _read_only(value, refusal):
-    """`value` with every list, dict and array in it as one that cannot be changed."""
+def _read_only(value: Any, refusal: str) -> Any:
+    """Copies `value` with every list, dict and array in it as one that cannot be changed."""
     if isinstance(value, dict):
         return _Dict({key: _read_only(entry, refusal) for key, entry in value.items()}, refusal)
     if isinstance(value, list):
@@ -88,19 +89,19 @@ def _read_only(value, refusal):
 
 
 class _Unchanging:
-    """A list or a dict that raises an AttributeError in place of changing."""
+    """A list or a dict that raises an AttributeError instead of changing."""
 
     _plain: Any
 
-    def __init__(self, entries, refusal):
+    def __init__(self, entries: Any, refusal: str) -> None:
         self._plain.__init__(self, entries)
         self._refusal = refusal
 
-    def __reduce_ex__(self, protocol):
-        # By default a copy is filled entry by entry.
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # By default, copy and pickle fill a copy entry by entry.
         return type(self), (self._plain(self), self._refusal)
 
-    def _refuse(self, *args, **kwargs):
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise AttributeError(self._refusal)
 
     __setitem__ = __delitem__ = clear = pop = _refuse

@@ -1,7 +1,7 @@
 """The groups of one weight: their norms and sizes, and what is spread over their entries.
 
-Per-group results of a weight form a grid, whose shape is the affair of the strategy that computes
-it. A grid broadcasts against the weight once `spread` has repeated each entry over its group.
+Per-group results of a weight form a grid, whose shape depends on the strategy that computes it. A
+grid broadcasts against the weight once `spread` has repeated each entry over its group.
 """
 
 import dataclasses
@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg.compute import reductions
+from tfreg.compute.direct import Direct
 from tfreg.compute.numerics import signum
+from tfreg.compute.views import RunLengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,57 +21,58 @@ class Runs:
     """Groups as runs of consecutive entries along axes of a weight.
 
     Args:
-        lengths: a pair of each axis that a group spans and the length of its runs, None for a
-            whole axis. Without any, each element is a group.
-        order: the order of a grid's axes in which the groups count; None for that of the grid.
+        lengths: pairs of an axis that a group spans and the number of entries in each of its
+            runs, None for a whole axis. Without any pair, each element is a group.
+        order: the axes of the grid in the order in which the groups count; None for row-major
+            order of the grid itself.
     """
 
     lengths: tuple[tuple[int, int | None], ...]
     order: tuple[int, ...] | None = None
 
-    def _strategy(self, w):
-        return reductions.current(w), self._on(w.shape)
+    def _strategy(self, w: tf.Tensor) -> tuple[Direct, RunLengths]:
+        return reductions.current(w), self._lengths_on(w.shape)
 
-    def _on(self, shape):
-        """The length of the runs of each spanned axis of a weight; None where it is whole."""
+    def _lengths_on(self, shape: tf.TensorShape) -> RunLengths:
+        """The length of the runs along each axis that groups span; None where that is whole."""
         return {
             axis: None if size is None or size >= _length_or_inf(shape[axis]) else size
             for axis, size in self.lengths
             if size != 1
         }
 
-    def sizes(self, w):
-        """The grid of the groups' numbers of elements, of length 1 where all are alike."""
+    def sizes(self, w: tf.Tensor) -> tf.Tensor:
+        """The grid of the groups' numbers of elements, of length 1 where all are equal."""
         strategy, runs = self._strategy(w)
         return strategy.sizes(w, runs)
 
-    def spread(self, grid, w):
-        """The `grid` of the groups of `w` with each entry repeated over the group.
+    def spread(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """Repeats each entry of the `grid` over its group of `w`.
 
-        An axis of length 1 stays so, to be broadcast.
+        Axes of length 1 are left to broadcasting.
         """
         strategy, runs = self._strategy(w)
         return strategy.spread(grid, w, runs)
 
-    def scale(self, grid, w):
-        """`w` with each group multiplied by its entry of the `grid`."""
+    def scale(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """Multiplies each group of `w` by its entry of the `grid`."""
         strategy, runs = self._strategy(w)
         return strategy.scale(grid, w, runs)
 
-    def total(self, grid, w):
+    def total(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """The sum of the entries of the `grid` of the groups of `w`."""
         strategy, runs = self._strategy(w)
         return strategy.total_of_groups(grid, w, runs)
 
-    def listed(self, grid, w):
-        """A vector of the entries of the `grid` of the groups of `w`, the k-th that of group k."""
+    def listed(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The entries of the `grid` as a vector, the k-th that of the k-th group of `w`."""
         strategy, runs = self._strategy(w)
         grid = strategy.one_entry_a_group(grid, w, runs)
         if self.order is not None:
             grid = tf.transpose(grid, self.order)
         return tf.reshape(grid, [-1])
 
-    def grid_of(self, entries, w):
+    def grid_of(self, entries: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """The inverse of `listed`: the grid of the groups of `w` with these `entries`."""
         strategy, runs = self._strategy(w)
         shape = strategy.grid_shape(w, runs)
@@ -80,21 +83,21 @@ class Runs:
             grid = tf.transpose(listed, np.argsort(self.order))
         return strategy.grid_of(grid, w, runs)
 
-    def listed_sizes(self, w):
-        """A vector of the groups' numbers of elements."""
+    def listed_sizes(self, w: tf.Tensor) -> tf.Tensor:
+        """The groups' numbers of elements as a vector."""
         strategy, runs = self._strategy(w)
         ones = tf.ones(strategy.grid_shape(w, runs), w.dtype)
         return self.listed(self.sizes(w) * strategy.grid_of(ones, w, runs), w)
 
-    def roots_of_norms(self, w):
+    def roots_of_norms(self, w: tf.Tensor) -> tf.Tensor | None:
         """The grid of the square roots of the groups' norms; None where each element is a group."""
         strategy, runs = self._strategy(w)
         if all(size is None and w.shape[axis] == 1 for axis, size in runs.items()):
             return None
         return strategy.roots_of_norms(w, runs)
 
-    def roots_to_keep(self, w):
-        """`roots_of_norms`; None where these are not small beside the weight."""
+    def roots_to_keep(self, w: tf.Tensor) -> tf.Tensor | None:
+        """`roots_of_norms` if they are few compared with the elements of `w`, else None."""
         strategy, runs = self._strategy(w)
         if not w.shape.is_fully_defined():
             return None
@@ -102,25 +105,35 @@ class Runs:
         is_small = groups * strategy.kept_min_size <= w.shape.num_elements()
         return self.roots_of_norms(w) if is_small else None
 
-    def norm(self, w, roots=None):
-        """The grid of the groups' Euclidean norms; `roots` are their roots, if these are known."""
+    def norm(self, w: tf.Tensor, roots: tf.Tensor | None = None) -> tf.Tensor:
+        """The grid of the groups' Euclidean norms, from their `roots` where those are known."""
         roots = self.roots_of_norms(w) if roots is None else roots
         return tf.abs(w) if roots is None else tf.square(roots)
 
-    def direction(self, w, weights=1.0, upstream=1.0, roots=None):
-        """`w` over its group's norm, times the group's entry of `weights`, times a scalar.
+    def direction(
+        self,
+        w: tf.Tensor,
+        group_weights: tf.Tensor | float = 1.0,
+        upstream: tf.Tensor | float = 1.0,
+        roots: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`upstream * group_weights * w / norm`; 0 in a zero group, NaN in one that is not finite.
 
-        It is 0 in a zero group, and NaN in one that is not finite.
+        Args:
+            w: the weight.
+            group_weights: the grid of the groups' weights, or a scalar.
+            upstream: a scalar.
+            roots: the grid of the square roots of the norms, if known.
         """
         roots = self.roots_of_norms(w) if roots is None else roots
         if roots is None:
-            return upstream * weights * signum(w)
-        # The difference is NaN where an infinite weight would be hidden by a reciprocal of 0.
+            return upstream * group_weights * signum(w)
+        # The reciprocal of an infinite root is 0, and would hide it; `inf - inf` is NaN.
         strategy, runs = self._strategy(w)
         reciprocals = strategy.reciprocals(roots + tf.stop_gradient(roots - roots), w)
-        roots_of_weights = tf.sqrt(tf.cast(weights, w.dtype))
+        roots_of_weights = tf.sqrt(tf.cast(group_weights, w.dtype))
         return strategy.scaled_twice(roots_of_weights * reciprocals, w, runs, by=upstream)
 
 
-def _length_or_inf(length):
+def _length_or_inf(length: int | None) -> float:
     return math.inf if length is None else length

@@ -1,4 +1,6 @@
-"""A multiplier of the strength as a function of the optimizer's step."""
+"""Multipliers of a penalty's strength, as functions of the optimizer's step."""
+
+from typing import Any
 
 import tensorflow as tf
 
@@ -6,16 +8,18 @@ from tfreg import backend, steps
 from tfreg.checks import check_arguments, check_strength, is_int
 from tfreg.read_only import ReadOnly
 
+__all__ = ["CubicRamp"]
 
-def check_schedule(schedule):
-    """`schedule` if it is None or a callable of the step that a saved model can name."""
+
+def check_schedule(schedule: Any) -> Any:
+    """Returns `schedule` if it is None or a callable of the step that a saved model can name."""
     if schedule is not None and not backend.is_schedule(check_kind(schedule)):
         backend.check_registered("schedule", schedule)
     return schedule
 
 
-def check_kind(schedule):
-    """`schedule` if it is a callable of the step, registered or not."""
+def check_kind(schedule: Any) -> Any:
+    """Returns `schedule` if it is a callable of the step, registered or not."""
     is_other = isinstance(schedule, type) or backend.is_regularizer(schedule)
     if is_other or not callable(schedule):
         raise TypeError(
@@ -25,8 +29,8 @@ def check_kind(schedule):
     return schedule
 
 
-def multiplier(schedule, step, dtype):
-    """What `schedule` multiplies the strength by at a `step` as `steps.current` takes it."""
+def multiplier(schedule: Any, step: Any, dtype: tf.DType) -> tf.Tensor:
+    """The factor that `schedule` gives the strength at the `step`, a source for `steps.current`."""
     value = tf.convert_to_tensor(schedule(steps.current(step)))
     if value.shape.rank != 0:
         raise ValueError(
@@ -43,13 +47,14 @@ class CubicRamp(ReadOnly):
     `peak + (start - peak) * (1 - t)^3` with `t = (step - begin) / (end - begin)` clipped to [0, 1]
 
     Args:
-        begin: the step at which the ramp begins, an int >= 0. Before it the value is `start`.
-        end: the step at which it ends, an int > `begin`. From there on the value is `peak`.
-        start: the multiplier of the strength at `begin`, a finite number >= 0.
-        peak: the multiplier at `end`, a finite number >= 0.
+        begin: the step of the optimizer at which the ramp begins, an int >= 0.
+        end: the step at which it ends, an int > `begin`.
+        start: the multiplier of the strength until `begin`, a finite number >= 0.
+        peak: the multiplier from `end` on, a finite number >= 0.
 
     Raises:
-        TypeError, ValueError: for other arguments.
+        ValueError: if `begin` or `end` is not such an int, or `start` or `peak` is out of range.
+        TypeError: if `start` or `peak` is not a number.
 
     Example:
 
@@ -67,7 +72,7 @@ class CubicRamp(ReadOnly):
         "tfreg.add_penalty."
     )
 
-    def __init__(self, begin, end, start=0.0, peak=1.0):
+    def __init__(self, begin: int, end: int, start: float = 0.0, peak: float = 1.0) -> None:
         self.begin = _check_step("begin", begin)
         self.end = _check_step("end", end)
         if self.end <= self.begin:
@@ -77,15 +82,22 @@ class CubicRamp(ReadOnly):
         self.start = check_strength("start", start)
         self.peak = check_strength("peak", peak)
 
-    def __call__(self, step):
-        """The multiplier at `step`, an int or a scalar tensor, as a float32 tensor."""
-        # In integers first: past 2^24 float32 does not tell one step from the next.
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Returns the multiplier at a step.
+
+        Args:
+            step: an int, or a scalar tensor of an integer dtype.
+
+        Returns:
+            A scalar tensor of float32.
+        """
+        # Subtract as integers: past 2^24 float32 does not tell one step from the next.
         elapsed = tf.cast(step, tf.int64) - self.begin
         t = tf.cast(elapsed, tf.float32) / float(self.end - self.begin)
         rest = 1.0 - tf.clip_by_value(t, 0.0, 1.0)
         return self.peak + (self.start - self.peak) * rest**3
 
-    def get_config(self):
+    def get_config(self) -> dict[str, int | float]:
         return {
             "begin": self.begin,
             "end": self.end,
@@ -94,16 +106,16 @@ class CubicRamp(ReadOnly):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "CubicRamp":
         return cls(**check_arguments(cls, config))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"CubicRamp(begin={self.begin}, end={self.end}, start={self.start}, peak={self.peak})"
         )
 
 
-def _check_step(name, value):
+def _check_step(name: str, value: object) -> int:
     if not (is_int(value) and value >= 0):
         raise ValueError(f"Argument `{name}` must be an int >= 0. Received: {name}={value!r}")
     return int(value)

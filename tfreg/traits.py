@@ -1,14 +1,15 @@
 """What the penalty must know of a density, and whether it can be a prior of a weight."""
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
 from tfreg.compute.numerics import eager_constants
-from tfreg.distributions import check_scalar, distributions_of_probability
+from tfreg.distributions import Recipe, check_scalar, distributions_of_probability
 
 REAL_LINE, HALF_LINE = "the real numbers", "the real numbers >= 0"
 # The floor of a density that TFP evaluates everywhere but at 0.
@@ -18,8 +19,12 @@ BESIDE_ZERO = 1e-30
 class Traits(NamedTuple):
     """What the penalty must know of a density.
 
-    `floor` is the magnitude below which the density is held constant, or None. `cusp` is where TFP
-    has no gradient, or no curvature: 0.0, "loc" for the number of that key, or None.
+    Args:
+        batch_shape: the shape of the distribution's parameters, which broadcasts to the weight.
+        is_half_line: whether the support is the non-negative numbers.
+        floor: the magnitude below which the density is held constant, or None.
+        cusp: where TFP has no gradient or curvature: 0.0, "loc" for the number of that key, or
+            None.
     """
 
     batch_shape: tf.TensorShape
@@ -28,17 +33,21 @@ class Traits(NamedTuple):
     cusp: str | float | None
 
 
-def traits(recipe, numbers, floor):
-    """The `Traits` of a density, or a ValueError if it can be no prior of a weight."""
-    # There tf.debugging.enable_check_numerics() does not take a density of 0 for an error.
+def traits(recipe: Recipe, numbers: Mapping[str, Any], floor: float | None) -> Traits:
+    """The `Traits` of a density.
+
+    Raises:
+        ValueError: if it cannot be a prior of a weight.
+    """
+    # In this thread, tf.debugging.enable_check_numerics() may take a density of 0 for an error.
     return backend.in_a_fresh_thread(lambda: _traits(recipe, numbers, floor))
 
 
-def _traits(recipe, numbers, floor):
+def _traits(recipe: Recipe, numbers: Mapping[str, Any], floor: float | None) -> Traits:
     with _explained_errors(recipe, numbers):
         single = recipe.distribution(eager_constants(numbers, tf.float32))
         double = recipe.distribution(eager_constants(numbers, tf.float64))
-        # Not in double precision: TFP would ask of float32 probabilities that they add up so.
+        # float32 probabilities may fail TFP's check that they sum to 1 in double precision.
         recipe.distribution(eager_constants(numbers, tf.float32), validate_args=True)
     check_scalar(double)
     with _explained_errors(recipe, numbers):
@@ -54,7 +63,7 @@ def _traits(recipe, numbers, floor):
         cusp: str | float | None = None
         if floor is None and _has_cusp(double, zero):
             cusp = 0.0
-        # On the half-line, of a LogNormal say, `loc` is no location.
+        # On the half-line, as in a LogNormal, `loc` is no location.
         loc = eager_constants(numbers, tf.float64).get("loc")
         if loc is not None and support == REAL_LINE and _has_cusp(double, loc):
             cusp = "loc"
@@ -63,26 +72,26 @@ def _traits(recipe, numbers, floor):
 
 
 @contextlib.contextmanager
-def _explained_errors(recipe, numbers):
+def _explained_errors(recipe: Recipe, numbers: Mapping[str, Any]) -> Iterator[None]:
     """Re-raises TFP's errors, naming the distribution."""
     try:
         yield
     except (AttributeError, TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
-            f"TensorFlow Probability makes no density of these parameters: {error}. "
+            f"TensorFlow Probability rejects the parameters of a distribution: {error}. "
             f"Received: {recipe.description(numbers)}"
         ) from error
 
 
-def _check_support(support, distribution):
+def _check_support(support: str, distribution: Any) -> None:
     if support not in (REAL_LINE, HALF_LINE):
         raise ValueError(
-            f"Argument `distribution` must have {REAL_LINE} or {HALF_LINE} as its support, since "
-            f"those are what weights can be. Received: {distribution!r}, whose support is {support}"
+            f"Argument `distribution` must have {REAL_LINE} or {HALF_LINE} as its support. "
+            f"Received: {distribution!r}, whose support is {support}"
         )
 
 
-def _support(distribution):
+def _support(distribution: Any) -> str:
     if hasattr(distribution, "components_distribution"):
         return _support(distribution.components_distribution)
     if hasattr(distribution, "components"):
@@ -95,7 +104,7 @@ def _support(distribution):
         return "not known to TensorFlow Probability"
     if from_the_real_line is None:
         return "a discrete set"
-    # Where the support ends is where the bijector takes the ends of the real line.
+    # The bijector maps the ends of the real line to those of the support.
     ends = tf.reshape([-1e30, 1e30], [2] + [1] * distribution.batch_shape.rank)
     images = from_the_real_line.forward(ends).numpy()
     lower, upper = images.min(axis=0), images.max(axis=0)
@@ -107,22 +116,22 @@ def _support(distribution):
     return f"from {np.min(lower)} to {np.max(upper)}"
 
 
-def _check_floor(log_densities, floor, distribution):
+def _check_floor(log_densities: list[Any], floor: float | None, distribution: Any) -> None:
     if any(np.isposinf(log_density).any() for log_density in log_densities):
         raise ValueError(
             "Argument `floor` must be the magnitude below which a density that is infinite at 0 is "
-            f"held constant, 1e-6 say. Received: floor={floor!r} for {distribution!r}, whose "
-            f"density is infinite {'at 0' if floor is None else 'there'}"
+            f"held constant, for example 1e-6. Received: floor={floor!r} for {distribution!r}, "
+            f"whose density is infinite {'at 0' if floor is None else 'there'}"
         )
 
 
-def _has_cusp(distribution, point):
-    def derivatives(point):
+def _has_cusp(distribution: Any, point: tf.Tensor) -> bool:
+    def derivatives(point: tf.Tensor) -> list[tf.Tensor]:
         zero = tf.UnconnectedGradients.ZERO
         first = tf.gradients(distribution.log_prob(point), point)
         return first + tf.gradients(first, point, unconnected_gradients=zero)
 
     traced = tf.function(derivatives, autograph=False).get_concrete_function(point)
     first, second = (derivative.numpy() for derivative in traced(point))
-    # Of a cusp as that of |w|^1.5 TFP knows the slope, which is 0, but makes NaN of the curvature.
-    return np.any(~np.isfinite(first) | ((first == 0.0) & ~np.isfinite(second)))
+    # At a cusp such as that of |w|^1.5, TFP has the slope 0, but NaN as the curvature.
+    return bool(np.any(~np.isfinite(first) | ((first == 0.0) & ~np.isfinite(second))))

@@ -1,6 +1,9 @@
 """The one seam to Keras 3 and tf_keras: no other package imports either."""
 
 from tfreg.backend.apis import (
+    Layer,
+    Model,
+    Optimizer,
     Regularizer,
     api_of,
     check_not_graph_mode,
@@ -54,6 +57,7 @@ from tfreg.backend.serialization import (
 )
 from tfreg.backend.tensors import (
     ShardedVariable,
+    Weight,
     is_later_shard,
     is_shard,
     is_variable,

@@ -1,6 +1,9 @@
-"""Both Keras APIs: importing them, and telling which one an object belongs to."""
+"""Imports Keras 3 and tf_keras, and tells which of them an object belongs to."""
 
 import concurrent.futures
+import types
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -28,24 +31,35 @@ if keras.config.backend() != "tensorflow":
     )
 
 
+Layer: TypeAlias = keras.layers.Layer | tf_keras.layers.Layer
+Model: TypeAlias = keras.Model | tf_keras.Model
+Optimizer: TypeAlias = (
+    keras.optimizers.Optimizer
+    | tf_keras.optimizers.Optimizer
+    | tf_keras.optimizers.legacy.Optimizer
+)
+
+_Result = TypeVar("_Result")
+
+
 class Regularizer(keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer):
-    """A regularizer of Keras 3 and of tf_keras, which warns on saving one that is not its own."""
+    """A regularizer for both APIs: tf_keras warns when it saves one that is not its own."""
 
 
-def in_a_fresh_thread(function):
-    """`function()`, run outside of whatever this thread is in.
+def in_a_fresh_thread(function: Callable[[], _Result]) -> _Result:
+    """Calls `function` in a new thread.
 
-    A thread begins without a graph, a device, a replica, and what `tf.debugging` checks of each
-    operation of this one.
+    The new thread has none of this one's context: graph, device, replica, and the checks that
+    `tf.debugging` makes of each operation.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
 
 
-def check_not_graph_mode(what):
-    """Raises a RuntimeError, which says that `what` needs it, if there is no eager mode.
+def check_not_graph_mode(what: str) -> None:
+    """Raises a RuntimeError that names `what` if eager mode is disabled.
 
-    A tf.function, and a tf.Graph used as the default, are no obstacle.
+    Inside a tf.function or a tf.Graph it is still enabled.
     """
     if not in_a_fresh_thread(tf.executing_eagerly):
         raise RuntimeError(
@@ -54,8 +68,8 @@ def check_not_graph_mode(what):
         )
 
 
-def check_shapes_of_ints(what):
-    """Raises a RuntimeError, which says that `what` needs them, if shapes are TensorFlow 1's."""
+def check_shapes_of_ints(what: str) -> None:
+    """Raises a RuntimeError that names `what` if shapes are those of TensorFlow 1."""
     if not isinstance(tf.TensorShape([1])[0], int):
         raise RuntimeError(
             f"{what} needs TensorFlow 2's shapes. Do not call "
@@ -63,23 +77,23 @@ def check_shapes_of_ints(what):
         )
 
 
-def is_regularizer(value):
-    """Whether `value` is a regularizer object of either Keras."""
+def is_regularizer(value: object) -> bool:
+    """Whether `value` is a regularizer object of either API."""
     return isinstance(value, (keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer))
 
 
-def api_of(layer_class):
-    """The Keras that a class of layers or models is of."""
+def api_of(layer_class: type) -> types.ModuleType:
+    """The API that a class of layers or models belongs to: `keras` or `tf_keras`."""
     return keras if issubclass(layer_class, keras.layers.Layer) else tf_keras
 
 
-def keeps_losses_of_frozen_layers(model):
+def keeps_losses_of_frozen_layers(model: Model) -> bool:
     """Whether the regularizer of a frozen layer's weight goes on adding to `model.losses`."""
     return not isinstance(model, keras.Model)
 
 
-def is_built(optimizer):
-    """Whether `optimizer` has the variables of those that it trains, as after its first step."""
+def is_built(optimizer: Optimizer) -> bool:
+    """Whether `optimizer` knows the variables that it trains, as it does after its first step."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, tf_keras.optimizers.Optimizer):
         return getattr(optimizer, "_built", False)
@@ -88,21 +102,21 @@ def is_built(optimizer):
     return getattr(optimizer, "built", True)
 
 
-def counts_its_steps(optimizer):
-    """Whether `optimizer` counts each step that it takes, as Keras's own do.
+def counts_its_steps(optimizer: Optimizer) -> bool:
+    """Whether `optimizer` counts its steps, as Keras's own optimizers do.
 
-    One that hands the gradients to another may leave that to it.
+    One that hands the gradients to another optimizer may leave the counting to that.
     """
     methods = [getattr(type(optimizer), name, None) for name in ("apply", "apply_gradients")]
     modules = {method.__module__.split(".")[0] for method in methods if method is not None}
     return modules <= {keras.__name__, tf_keras.__name__}
 
 
-def has_keras_own_train_step(model_class):
+def has_keras_own_train_step(model_class: type[Model]) -> bool:
     return model_class.train_step is api_of(model_class).Model.train_step
 
 
-def is_asynchronous(strategy):
+def is_asynchronous(strategy: tf.distribute.Strategy) -> bool:
     """Whether the workers of `strategy` train without waiting for each other."""
     return isinstance(
         strategy,
@@ -113,13 +127,13 @@ def is_asynchronous(strategy):
     )
 
 
-def is_input(value):
+def is_input(value: object) -> bool:
     return isinstance(value, (keras.layers.InputLayer, tf_keras.layers.InputLayer))
 
 
-def is_model(value):
+def is_model(value: object) -> bool:
     return isinstance(value, (keras.Model, tf_keras.Model))
 
 
-def is_layer(value):
+def is_layer(value: object) -> bool:
     return isinstance(value, (keras.layers.Layer, tf_keras.layers.Layer))

@@ -1,13 +1,15 @@
-"""How Keras writes and reads model files: what its savers ask of a model, and what they call it."""
+"""How Keras writes and reads model files: what its savers ask of a model, and what they name it."""
 
 import sys
+import types
+from typing import Any
 
-from tfreg.backend.apis import api_of, keras, tf_keras
+from tfreg.backend.apis import Model, api_of, keras, tf_keras
 from tfreg.backend.serialization import in_old_format_of_tf_keras
 
 
-def identity(cls):
-    """What a saved model calls `cls`, the class of a model."""
+def identity(cls: type) -> dict[str, str | None]:
+    """The names by which a saved model finds `cls`, the class of a model."""
     api = api_of(cls)
     module, name = cls.__module__, cls.__name__
     if getattr(api, name, None) is cls:
@@ -16,27 +18,27 @@ def identity(cls):
     return {"module": module, "class_name": name, "registered_name": registered_name}
 
 
-def save_as(cls, registered):
-    """Saves `cls` under the name of `registered`, and so loads it as that."""
+def save_as(cls: type, registered: type) -> None:
+    """Saves `cls` under the name of `registered`, so that it loads as `registered`."""
     api = api_of(cls)
     registration = sys.modules[api.saving.get_registered_name.__module__]
-    # Registering it would put it in the place of the other, or, in tf_keras, raise.
+    # Registering `cls` would replace `registered` or, in tf_keras, raise.
     names = "GLOBAL_CUSTOM_NAMES" if api is keras else "_GLOBAL_CUSTOM_NAMES"
     getattr(registration, names)[cls] = api.saving.get_registered_name(registered)
 
 
-def is_called_for_h5_metadata():
-    """Whether the caller of the caller is the function of Keras that describes a model in .h5.
+def is_called_for_h5_metadata() -> bool:
+    """Whether the caller's caller is `model_metadata`, which describes a model in an .h5 file.
 
-    `model_metadata`, of keras.src.legacy.saving.saving_utils and of its twin in tf_keras, writes
+    That function (of keras.src.legacy.saving.saving_utils, and its twin in tf_keras) writes
     `model.__class__.__name__` as the name to load, and offers no other way to set it.
     """
     caller = sys._getframe(1).f_back
     return caller is not None and caller.f_code.co_name == "model_metadata"
 
 
-def h5_build_config(model):
-    """What builds a loaded `model`, as .keras files have it, if Keras 3 is writing an .h5 file."""
+def h5_build_config(model: Model) -> dict[str, Any]:
+    """The entry that builds a loaded `model`, as in .keras files, if Keras 3 is writing .h5."""
     state = sys.modules["keras.src.backend.common.global_state"]
     if not isinstance(model, keras.Model) or not state.get_global_attribute("use_legacy_config"):
         return {}
@@ -44,28 +46,29 @@ def h5_build_config(model):
     return {"build_config": build_config} if build_config else {}
 
 
-def end_legacy_config(model):
-    """Takes back what tf_keras sets on each model in an .h5 file, and takes back from one only."""
+def end_legacy_config(model: Model) -> None:
+    """Resets the flag that tf_keras sets on each model in an .h5 file, but resets on one only."""
     if isinstance(model, tf_keras.Model) and hasattr(model, "use_legacy_config"):
         model.use_legacy_config = False
 
 
-def is_writing_saved_model():
+def is_writing_saved_model() -> bool:
     """Whether TensorFlow is writing the functions of a SavedModel."""
-    return sys.modules["tensorflow.python.saved_model.save_context"].in_save_context()
+    save_context = sys.modules["tensorflow.python.saved_model.save_context"]
+    return bool(save_context.in_save_context())
 
 
-def is_saved_model_of_tf_keras(model):
+def is_saved_model_of_tf_keras(model: Model) -> bool:
     """Whether tf_keras is writing `model` as a SavedModel."""
     return isinstance(model, tf_keras.Model) and in_old_format_of_tf_keras()
 
 
-def is_saved_as_preset(model):
+def is_saved_as_preset(model: Model) -> bool:
     """Whether a preset of `model`, or of a task around it, is being saved.
 
-    `from_preset` wants the class that the preset names to be a subclass of its own. KerasHub's
-    `save_to_preset` serializes a task, the backbone in it included, before it writes a file, and
-    tells neither what it is doing: only the calls on the stack show it.
+    A preset must name a subclass of the class whose `from_preset` loads it. KerasHub's
+    `save_to_preset` serializes a task with its backbone before it writes a file, and tells
+    neither: only the call stack shows it.
     """
     if not hasattr(model, "from_preset"):
         return False
@@ -80,10 +83,12 @@ def is_saved_as_preset(model):
     return False
 
 
-def deserialize_model(api, config, custom_objects):
-    """The model of `api` that has this `config`, one with what `identity` gives."""
+def deserialize_model(
+    api: types.ModuleType, config: dict[str, Any], custom_objects: dict[str, Any] | None
+) -> Model:
+    """Loads a model of `api` from `config`, which holds the names that `identity` gives."""
     if api is tf_keras and in_old_format_of_tf_keras():
-        # As part of an .h5 file, which names a class by one name.
+        # An .h5 file holds one name for a class.
         name = config["registered_name"] or config["class_name"]
         return tf_keras.layers.deserialize(
             {"class_name": name, "config": config["config"]}, custom_objects

@@ -1,16 +1,20 @@
-"""A model of either Keras: its layers, their weights, and its compiled functions."""
+"""A model of either API: its layers, their weights, and its compiled functions."""
 
 import functools
 import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-from tfreg.backend.apis import is_input, keras
-from tfreg.backend.tensors import is_later_shard, scoped_path, whole_weight
+from tfreg.backend.apis import Layer, Model, is_input, keras
+from tfreg.backend.tensors import Weight, is_later_shard, scoped_path, whole_weight
+
+_T = TypeVar("_T")
 
 
-def sublayers(layer):
-    """The layers that `layer` holds itself, each once, in the order in which it got them.
+def sublayers(layer: Layer) -> list[Layer]:
+    """The layers that `layer` itself holds, each once, in the order in which it got them.
 
-    Without those for input, which come and go as a model is built.
+    Input layers are left out: they come and go as a model is built.
     """
     return [
         sublayer
@@ -19,30 +23,30 @@ def sublayers(layer):
     ]
 
 
-def own_weights(layer):
-    """The weights that `layer` itself made to be trained, frozen or not, in that order."""
+def own_weights(layer: Layer) -> list[Weight]:
+    """The weights that `layer` itself made as trainable, even if now frozen, in that order."""
     if isinstance(layer, keras.layers.Layer):
         return list(layer._trainable_variables)
     return distinct(map(whole_weight, layer._trainable_weights))
 
 
-def trainable_weights(model):
+def trainable_weights(model: Model) -> list[Weight]:
     """The weights of `model` that are not frozen."""
     return distinct(map(whole_weight, model.trainable_weights))
 
 
-def distinct(values):
+def distinct(values: Iterable[_T]) -> list[_T]:
     """`values` in order, each object once."""
     return list({id(value): value for value in values}.values())
 
 
-def regularized_weights(layer, made):
-    """The weights with a regularizer of their own among those that `layer` made, each with it."""
+def regularized_weights(layer: Layer, made: Iterable[Weight]) -> list[tuple[Weight, Any]]:
+    """Pairs of weight and regularizer: those weights that `layer` made with one of their own."""
     if isinstance(layer, keras.layers.Layer):
         return [(weight, weight.regularizer) for weight in made if weight.regularizer is not None]
     pairs = []
     for loss in layer._callable_losses:
-        # add_weight hands add_loss a function of the weight that encloses the regularizer.
+        # The function that add_weight hands to add_loss encloses the regularizer.
         of_weight = loss.args[0] if isinstance(loss, functools.partial) and loss.args else None
         if isinstance(of_weight, functools.partial) and inspect.isfunction(of_weight.func):
             enclosed = inspect.getclosurevars(of_weight.func).nonlocals
@@ -52,18 +56,18 @@ def regularized_weights(layer, made):
     return pairs
 
 
-def as_default(function):
-    """A copy of `function` that Keras takes for its own method and not for a user's."""
+def as_default(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Copies `function`, marked so that Keras takes it for its own method and not for a user's."""
 
-    def default(self):
+    def default(self: Any) -> Any:
         return function(self)
 
     setattr(default, "_is_default", True)
     return functools.update_wrapper(default, function)
 
 
-def renew_compiled_functions(model):
-    """Has the next step of `model` traced anew, one in the middle of `fit` too."""
+def renew_compiled_functions(model: Model) -> None:
+    """Makes `model` trace its next step anew, even in the middle of `fit`."""
     for kind in ("train", "test"):
         if getattr(model, f"{kind}_function", None) is not None:
             make = getattr(model, f"make_{kind}_function")
@@ -74,30 +78,30 @@ def renew_compiled_functions(model):
                 make()
 
 
-def weight_path(weight, layer_names):
+def weight_path(weight: Weight, layer_names: Iterable[str]) -> str:
     """The path of `weight`: the names of the layers around it, as they are now, and its own."""
     return "/".join([*layer_names, _own_name(weight)])
 
 
-def _own_name(weight):
+def _own_name(weight: Weight) -> str:
     return scoped_path(weight).rsplit("/", 1)[-1]
 
 
-def was_made_in(weight, layer):
-    """Whether the name scope in which `weight` was made is that of `layer`."""
+def was_made_in(weight: Weight, layer: Layer) -> bool:
+    """Whether `weight` was made in the name scope of `layer`."""
     scope, _, _ = scoped_path(weight).rpartition("/")
     return f"/{scope}".endswith(f"/{layer.name}")
 
 
-def has_exact_scope(weight):
-    """Whether the name scope in which `weight` was made is that of the layer that made it.
+def has_exact_scope(weight: Weight) -> bool:
+    """Whether `weight` was made in the name scope of its own layer.
 
-    In tf_keras it is the wrapper's where that builds the layer in it.
+    In tf_keras, a wrapper may build a layer in the wrapper's scope.
     """
     return isinstance(weight, keras.Variable)
 
 
-def is_attribute_of_its_name(weight, layer):
-    """Whether `layer` holds `weight` under the name of the weight, as `add_weight` calls it."""
+def is_attribute_of_its_name(weight: Weight, layer: Layer) -> bool:
+    """Whether `layer` has `weight` as the attribute that its name in `add_weight` suggests."""
     name = _own_name(weight)
     return any(vars(layer).get(attribute) is weight for attribute in (name, f"_{name}"))

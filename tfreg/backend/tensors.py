@@ -1,4 +1,6 @@
-"""A weight as a tensor: variables of either Keras, shards, dtypes and names."""
+"""A weight as a tensor: variables of either API, shards, dtypes and names."""
+
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -6,6 +8,7 @@ from tfreg.backend.apis import keras
 
 # The type of a tf_keras weight under a variable partitioner.
 ShardedVariable = tf.__internal__.distribute.ShardedVariable
+Weight: TypeAlias = keras.Variable | tf.Variable | tf.__internal__.distribute.ShardedVariable
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 _NOT_DENSE = (
     tf.SparseTensor,
@@ -15,17 +18,17 @@ _NOT_DENSE = (
 )
 
 
-def is_variable(value):
+def is_variable(value: object) -> bool:
     return isinstance(value, (keras.Variable, tf.Variable, ShardedVariable))
 
 
-def is_shard(value):
+def is_shard(value: object) -> bool:
     """Whether `value` is one of the variables that a ShardedVariable consists of."""
     return getattr(value, "_sharded_container", None) is not None
 
 
-def whole_weight(variable):
-    """The weight of which `variable` is a shard; `variable` itself if it is none."""
+def whole_weight(variable: Any) -> Any:
+    """The weight of which `variable` is a shard; anything else as it is."""
     if not is_shard(variable):
         return variable
     whole = variable._sharded_container()
@@ -37,26 +40,26 @@ def whole_weight(variable):
     return whole
 
 
-def is_later_shard(variable):
-    """Whether `variable` is a shard of a weight, and not its first."""
+def is_later_shard(variable: tf.Variable) -> bool:
+    """Whether `variable` is a shard of a weight, and not the first."""
     return is_shard(variable) and whole_weight(variable).variables[0] is not variable
 
 
-def scoped_path(weight):
+def scoped_path(weight: Weight) -> str:
     """The path of `weight` with the names that its layers had when they made it."""
     if isinstance(weight, keras.Variable):
         return weight.path
     return _name(weight).removesuffix(":0")
 
 
-def _name(weight):
-    if isinstance(weight, ShardedVariable):  # whose own name is that of its class
+def _name(weight: Weight) -> str:
+    if isinstance(weight, ShardedVariable):  # its own name is that of its class
         return weight.variables[0].name.removesuffix(":0").removesuffix("/part_0")
     return weight.name
 
 
-def weight_name(weight):
-    """What a user calls `weight`, for a message: its path, its name or its kind."""
+def weight_name(weight: object) -> str:
+    """How messages call `weight`: by its path, its name or its type."""
     if isinstance(weight, keras.Variable):
         return repr(weight.path)
     if is_variable(weight):
@@ -64,8 +67,16 @@ def weight_name(weight):
     return f"of type {type(weight).__name__}"
 
 
-def weight_tensor(weight):
-    """`weight`, a variable of either Keras or what TensorFlow converts, as a dense tensor."""
+def weight_tensor(weight: Any) -> tf.Tensor:
+    """Converts `weight` to a dense tensor, if it is one that a penalty takes.
+
+    Args:
+        weight: a variable of either API, or whatever TensorFlow converts to a tensor.
+
+    Raises:
+        TypeError: if it is not dense, or has no floating-point dtype.
+        ValueError: if it is a shard, or its rank is unknown or 0.
+    """
     if isinstance(weight, _NOT_DENSE):
         raise TypeError(
             "Argument `weight` must be a dense tensor or a variable. "
@@ -101,8 +112,8 @@ def weight_tensor(weight):
     return tensor
 
 
-def loss_value(value, weight):
-    """`value` in the dtype that the trainer of the Keras that owns `weight` can add up."""
+def loss_value(value: tf.Tensor, weight: object) -> tf.Tensor:
+    """`value` in a dtype that the trainer of the API that owns `weight` can add to a loss."""
     if isinstance(weight, keras.Variable):
         return tf.cast(value, keras.config.floatx())
     return value

@@ -9,28 +9,28 @@ from tfreg.compute.numerics import reciprocal_or_zero, root
 from tfreg.compute.views import along, known_shape, reduce_groups
 
 _ROW = 4096
-# XLA:CPU writes the terms of a sum of more than these to memory first.
+# Before it sums more terms than these, XLA:CPU writes them to memory.
 FEW_TERMS = 32
 # XLA:CPU does not vectorize reductions of more than 8 terms, unless each is as cheap as a square;
-# and down a column of squares, 32 rows do not stay in the fastest cache.
+# down a column of squares, 32 rows do not fit the fastest cache.
 _RUN, _RUN_OF_SQUARES = 8, 16
-# So many make use of a processor's vectors.
+# Enough columns for a processor's vectors.
 _MIN_COLUMNS = 64
 
 
-def fusion_barrier(x):
-    """`x`: a no-op clamp, through which XLA neither fuses nor merges.
+def fusion_barrier(x: tf.Tensor) -> tf.Tensor:
+    """Fusion barrier: a no-op clamp.
 
-    Without, it makes one running sum of sums, off by 8e-5 over 16 million elements.
+    Without it, XLA merges sums of sums into one running sum, off by 8e-5 over 16 million elements.
     """
-    # XLA does not see that this is `x`, as it would of a maximum with minus infinity. What is not
-    # above the lowest number, minus infinity or NaN, stays.
+    # XLA would remove a maximum with minus infinity. This one needs the `where`, which keeps minus
+    # infinity and NaN.
     lowest = x.dtype.min
     return tf.where(x >= lowest, tf.maximum(x, lowest), x)
 
 
-def sum_of_partials(x):
-    """Sum of `x`, sums themselves, with which XLA must not fuse longer ones."""
+def sum_of_partials(x: tf.Tensor) -> tf.Tensor:
+    """The sum of partial sums `x`, which XLA must not merge into one running sum."""
     if x.shape.is_fully_defined() and x.shape.num_elements() <= _ROW:
         return tf.reduce_sum(x)
     if x.shape.rank > 1 and (x.shape[-1] or 0) <= _ROW:
@@ -44,8 +44,8 @@ def sum_of_partials(x):
     return sum_of_partials(tf.reshape(x[:end], [-1, _ROW])) + tf.reduce_sum(x[end:])
 
 
-def sums_of_squares(x):
-    """The sums of squares along the middle axis of `x`, which is kept, in float64."""
+def sums_of_squares(x: tf.Tensor) -> tf.Tensor:
+    """Sums of squares in float64 along the middle axis of `x`, kept with length 1."""
     before, length, after = x.shape
     run = FEW_TERMS if after == 1 else _RUN_OF_SQUARES
     if not is_large(x) or length < 2 * run:
@@ -53,12 +53,12 @@ def sums_of_squares(x):
     end = length // run * run
     runs = tf.reshape(x[:, :end], [before, end // run, run, after])
     roots = root(tf.reduce_mean(_float64_squares(runs), axis=2))
-    # These are written to memory: half of the size of sums, and no larger than the largest entry.
+    # In memory, roots take half the space of float64 sums; none exceeds the largest entry.
     roots = fusion_barrier(tf.cast(roots, x.dtype))
     result = tf.reduce_sum(_float64_squares(roots), axis=1, keepdims=True)
     if after > 1:
         # The maximum changes nothing: no sum of squares is less than its first term. A second
-        # consumer of the roots stops XLA from fusing them into a loop down each column.
+        # consumer stops XLA from fusing `roots` into a strided loop.
         result = tf.maximum(result, _float64_squares(roots[:, :1]))
     result = float(run) * result
     return result if end == length else result + sums_of_squares(x[:, end:])
@@ -69,7 +69,7 @@ def _float64_squares(x):
 
 
 def _sums_of_squares_per_run(size, x):
-    """The sums of squares of the runs of `size` entries along the middle axis of `x`."""
+    """Sums of squares of the runs of `size` entries along the middle axis of `x`."""
     before, length, after = x.shape
     end = length - length % size
     runs = tf.reshape(x[:, :end], [before * (end // size), size, after])
@@ -80,12 +80,12 @@ def _sums_of_squares_per_run(size, x):
 
 
 class XlaOnCpu(Direct):
-    """Sums in short runs behind fusion barriers; small weights mostly as their equations read."""
+    """Sums in short runs behind fusion barriers; small weights mostly as the equations read."""
 
     apart = staticmethod(fusion_barrier)
 
     def total(self, x):
-        """Sum of `x`, in runs and of their sums, for nearly the accuracy of pairwise summation."""
+        """Sums runs, and then their sums: nearly as accurate as pairwise summation."""
         if not is_large(x):
             return sum_of_partials(x)
         x = tf.reshape(x, [-1, x.shape[-1]])
@@ -111,7 +111,7 @@ class XlaOnCpu(Direct):
         lengths = {axis: size or x.shape[axis] for axis, size in runs_of_x.items()}
         longest = max(lengths, key=lambda axis: lengths[axis])
         if None in runs_of_x.values() or lengths[longest] > FEW_TERMS:
-            # The longest first, as what is left to sum is in memory.
+            # The longest first: the sums that it leaves are written to memory.
             size = lengths[longest]
             squares = along(longest, x, functools.partial(_sums_of_squares_per_run, size))
             del runs_of_x[longest]
@@ -140,9 +140,9 @@ def _masked_transposed(function, x, axis):
 
 
 def _pooled(w, runs):
-    """`w` with neighbouring axes as one where they are cut alike, and the runs of that."""
-    lengths: list = []
-    sizes: list = []
+    """Merges neighbouring axes of `w` that are cut alike; returns the result and its runs."""
+    lengths: list[int] = []
+    sizes: list[int | None] = []
     for axis, length in enumerate(known_shape(w)):
         size = runs.get(axis, 1)
         if size in (None, 1) and sizes[-1:] == [size]:

@@ -1,18 +1,21 @@
 """Sums, group sums and differences as their equations read: for weights of unknown shape.
 
-The other strategies inherit from this one, and say what their device computes better.
+Other strategies inherit from this one, and override what their device computes better.
 
 Per-group results of a weight form a grid of the weight's rank: an axis that groups span has one
 entry for each run of consecutive entries (one if it is spanned whole), every other axis keeps its
-length. `runs` gives the length of the runs by spanned axis, None where it is whole.
+length. `runs` maps each spanned axis to the length of its runs, None where it is whole.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from tfreg.compute.numerics import root, root_or_zero
 from tfreg.compute.views import (
+    RunLengths,
     along,
     known_shape,
     merged_around,
@@ -26,39 +29,45 @@ from tfreg.compute.views import (
 XLA_MIN_ELEMENTS = 2**18
 # TensorFlow's own kernels broadcast tensors up to this rank.
 _MAX_RANK = 6
-# Where squares overflow or underflow a dtype, and what keeps them from it.
+# By dtype: a sum of squares holds between `least` and `largest`; beyond, entries are scaled by
+# `scale`, those up to `small` upwards.
 _BLUE = {
     tf.float32: {"scale": 2.0**80, "largest": 2.0**120, "least": 2.0**-60, "small": 2.0**-30},
     tf.float64: {"scale": 2.0**600, "largest": 2.0**1000, "least": 2.0**-500, "small": 2.0**-250},
 }
 
 
-def is_large(x):
-    """Whether kernels of `x` are compiled by XLA."""
+def is_large(x: tf.Tensor) -> bool:
+    """Whether XLA compiles the kernels of `x`."""
     return (x.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS
 
 
-def root_of_norm(x, axis, keepdims=False, of_roots=False):
-    """The square root of the Euclidean norm of `x`, or of `x^2`, along `axis`.
+def root_of_norm(
+    x: tf.Tensor,
+    axis: int | Sequence[int],
+    keepdims: bool = False,
+    of_roots: bool = False,
+) -> tf.Tensor:
+    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, along `axis`.
 
-    Squares may overflow or underflow the dtype. Blue's algorithm: three sums of squares, of `x` as
-    it is, scaled down and scaled up, in one pass, of which one holds.
+    The dtype holds the root of a norm that is beyond it. As squares may overflow or underflow,
+    Blue's algorithm sums them in one pass of `x` as it is, scaled down and scaled up, and takes
+    the sum that holds.
 
     Reference:
         Blue, A portable Fortran program to find the Euclidean norm of a vector, 1978.
     """
     blue = _BLUE[x.dtype]
-    # The dtype holds the root of a norm that is beyond it.
     power = 0.5 if of_roots else 1.0
     scale = blue["scale"] ** power
 
-    def sum_of_squares(y):
+    def sum_of_squares(y: tf.Tensor) -> tf.Tensor:
         y = tf.square(y) if of_roots else y
         return tf.reduce_sum(tf.square(y), axis=axis, keepdims=keepdims)
 
     squares = sum_of_squares(x)
     scaled_down = sum_of_squares(x / scale)
-    # What is not small would overflow, and make the derivative of what is not used NaN.
+    # Large entries would overflow here, and make the derivative NaN even where this is not used.
     scaled_up = sum_of_squares(tf.minimum(tf.abs(x), blue["small"] ** power) * scale)
     overflows, underflows = squares > blue["largest"], squares < blue["least"]
     held = tf.where(overflows, scaled_down, tf.where(underflows, scaled_up, squares))
@@ -68,9 +77,9 @@ def root_of_norm(x, axis, keepdims=False, of_roots=False):
     return factor * root_or_zero(root_or_zero(held))
 
 
-def roots_of_norms(x, runs, of_roots=False):
+def roots_of_norms(x: tf.Tensor, runs: RunLengths, of_roots: bool = False) -> tf.Tensor:
     """The square roots of the norms of the groups of `x`, or of `x^2`, one axis after the other."""
-    whole = {axis: size for axis, size in runs.items() if size is None}
+    whole: RunLengths = {axis: size for axis, size in runs.items() if size is None}
     if whole:
         reduce = functools.partial(root_of_norm, of_roots=of_roots)
         x, of_roots = reduce_groups(reduce, x, whole), True
@@ -81,16 +90,16 @@ def roots_of_norms(x, runs, of_roots=False):
     return x if of_roots else root_or_zero(tf.abs(x))
 
 
-def place(x, axis):
+def place(x: tf.Tensor, axis: int) -> tf.Tensor:
     """The index along `axis`, to be broadcast against `x`."""
     return tf.reshape(tf.range(known_shape(x)[axis]), [-1] + [1] * (x.shape.rank - 1 - axis))
 
 
-def sliced(x, axis, begin, end):
+def sliced(x: tf.Tensor, axis: int, begin: int | None, end: int | None) -> tf.Tensor:
     return x[(slice(None),) * axis + (slice(begin, end),)]
 
 
-def padded(x, axis, before, after):
+def padded(x: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
     paddings = [[0, 0]] * x.shape.rank
     paddings[axis] = [before, after]
     return tf.pad(x, paddings)
@@ -99,26 +108,30 @@ def padded(x, axis, before, after):
 class Direct:
     """Each equation as it reads."""
 
-    # Sums
-    def apart(self, x):
-        """`x`, which the compiler must not fuse with what it is also used in."""
+    def apart(self, x: tf.Tensor) -> tf.Tensor:
+        """`x` behind a fusion barrier, on devices that need one."""
         return x
 
-    def total(self, x):
+    def total(self, x: tf.Tensor) -> tf.Tensor:
         """The sum of all entries."""
         return tf.reduce_sum(x)
 
-    # Neighbours
-    def difference(self, x, axis, order):
-        """`D x`: the differences of `order` along `axis`, each once, and perhaps zeros.
+    def difference(self, x: tf.Tensor, axis: int | None, order: int) -> tf.Tensor:
+        """`D x`: each difference of `order` along `axis` once, possibly among zeros.
 
-        The axis None is that of `x` flattened in row-major order.
+        An axis of None flattens `x` in row-major order.
         """
         if axis is None:
             return self.difference(tf.reshape(x, [-1]), 0, order)
         return merged_around(axis, x, functools.partial(_difference, order=order))
 
-    def difference_transposed(self, function, x, axis, order):
+    def difference_transposed(
+        self,
+        function: Callable[[tf.Tensor], tf.Tensor],
+        x: tf.Tensor,
+        axis: int | None,
+        order: int,
+    ) -> tf.Tensor:
         """`D^T function(D x)` for an elementwise `function` that is 0 at 0."""
         if axis is None:
             flat = self.difference_transposed(function, tf.reshape(x, [-1]), 0, order)
@@ -129,7 +142,7 @@ class Direct:
         y = function(_difference(x, axis, order))
         return _transposed_difference(y, axis, order, known_shape(x)[axis])
 
-    def step(self, x, axis):
+    def step(self, x: tf.Tensor, axis: int | None) -> tf.Tensor:
         """`x_(i+1) - x_i` at each `i` along `axis`, 0 at the last."""
         if axis is None:
             return tf.reshape(self.step(tf.reshape(x, [-1]), 0), known_shape(x))
@@ -138,7 +151,7 @@ class Direct:
     def _step(self, x, axis):
         return _first(padded(_difference(x, axis, 1), axis, 0, 1), axis, known_shape(x)[axis])
 
-    def step_transposed(self, y, axis):
+    def step_transposed(self, y: tf.Tensor, axis: int | None) -> tf.Tensor:
         """The transpose of `step`, applied to `y`."""
         if axis is None:
             return tf.reshape(self.step_transposed(tf.reshape(y, [-1]), 0), known_shape(y))
@@ -147,29 +160,29 @@ class Direct:
     def _step_transposed(self, y, axis):
         return _transposed_difference(sliced(y, axis, 0, -1), axis, 1, known_shape(y)[axis])
 
-    # Groups
-    # To write a norm and read it again takes less than to compute it again from so many weights.
+    # For groups of at least so many elements, writing a norm and reading it costs less than
+    # computing it again.
     kept_min_size = 16
 
-    def grid_shape(self, w, runs):
+    def grid_shape(self, w: tf.Tensor, runs: RunLengths) -> list[Any]:
         """The shape of a grid of the groups of `w`."""
         shape = known_shape(w)
         for axis, size in runs.items():
             shape[axis] = 1 if size is None else -(-shape[axis] // size)
         return shape
 
-    def sizes(self, w, runs):
-        """The grid of the groups' numbers of elements, of length 1 where all are alike."""
-        # A constant of the grid's shape would stand in the compiled program.
+    def sizes(self, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
+        """The grid of the groups' numbers of elements, of length 1 where all are equal."""
+        # The product as one constant would be stored in the compiled program.
         factors = numbers_of_elements(known_shape(w), runs)
         return functools.reduce(tf.multiply, [tf.cast(factor, w.dtype) for factor in factors])
 
-    def roots_of_norms(self, w, runs):
+    def roots_of_norms(self, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
         """The grid of the square roots of the groups' Euclidean norms.
 
         Unlike 1 / norm, 1 / sqrt(norm) cannot overflow the dtype.
         """
-        # No square of a float32 number is too large or too small for float64.
+        # float64 holds the square of every float32 number.
         if w.dtype == tf.float32:
             return tf.cast(tf.sqrt(root(self._sums_of_squares(w, runs))), w.dtype)
         return roots_of_norms(w, runs)
@@ -181,19 +194,19 @@ class Direct:
         """The grid of the sums of the groups of `x`."""
         return reduce_groups(tf.reduce_sum, x, runs)
 
-    def reciprocals(self, grid, w):
+    def reciprocals(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """`1 / grid`, and 0 for 0, as factors of groups of `w`."""
         return tf.math.divide_no_nan(1.0, grid)
 
-    def spread(self, grid, w, runs):
-        """The `grid` of the groups of `w` with each entry repeated over its group.
+    def spread(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
+        """Repeats each entry of the `grid` over its group of `w`.
 
-        An axis of length 1 stays so, to be broadcast.
+        Axes of length 1 are left to broadcasting.
         """
         return spread(grid, known_shape(w), runs)
 
-    def scale(self, grid, w, runs):
-        """`w` with each group multiplied by its entry of the `grid`."""
+    def scale(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
+        """Multiplies each group of `w` by its entry of the `grid`."""
         shape = known_shape(w)
         view: list = []
         grid_view: list = []
@@ -211,23 +224,25 @@ class Direct:
             return grid * w
         return tf.reshape(tf.reshape(grid, grid_view) * tf.reshape(w, view), shape)
 
-    def scaled_twice(self, grid, w, runs, by):
-        """`by grid^2 w`, though no square of an entry of `grid` is in the range of float32."""
+    def scaled_twice(
+        self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths, by: tf.Tensor | float
+    ) -> tf.Tensor:
+        """`by * grid^2 * w`, even where the squares are beyond float32."""
         if w.dtype == tf.float32 and not is_large(w):
-            # Outside XLA, TensorFlow multiplies small tensors first, whatever the brackets say.
+            # Outside XLA, TensorFlow multiplies small tensors first, whatever the parentheses say.
             squares = tf.cast(by, tf.float64) * tf.square(tf.cast(grid, tf.float64))
             return tf.cast(self.scale(squares, tf.cast(w, tf.float64), runs), w.dtype)
         return self.scale(by * grid, self.scale(grid, w, runs), runs)
 
-    def total_of_groups(self, grid, w, runs):
+    def total_of_groups(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
         """The sum of the entries of a `grid`, each group's once."""
         return self.total(grid)
 
-    def one_entry_a_group(self, grid, w, runs):
-        """A `grid` in which each group has one entry, where it stands in the weight."""
+    def one_entry_a_group(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
+        """The `grid` with one entry for each group, in the order of the weight."""
         return grid
 
-    def grid_of(self, entries, w, runs):
+    def grid_of(self, entries: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
         """The inverse of `one_entry_a_group`."""
         return entries
 
@@ -239,14 +254,14 @@ def _difference(x, axis, order):
 
 
 def _transposed_difference(y, axis, order, length):
-    """`D^T y`, of that `length` along the axis."""
+    """`D^T y`, of that `length` along `axis`."""
     for _ in range(order):
         y = padded(y, axis, 1, 0) - padded(y, axis, 0, 1)
     return _first(y, axis, length)
 
 
 def _first(x, axis, length):
-    # Only on an axis too short for a difference does the padding leave more than that.
+    # The padding leaves more than `length` only on an axis too short for a difference.
     return x if x.shape[axis] == length else sliced(x, axis, 0, length)
 
 

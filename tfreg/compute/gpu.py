@@ -10,7 +10,7 @@ _MAX_RANK = 5
 
 
 class Gpu(Direct):
-    """Differences, and their sum, of the weight's shape; groups by one reshape and one sum."""
+    """Differences keep the weight's shape; groups take one reshape and one sum."""
 
     kept_min_size = 4
 
@@ -35,7 +35,7 @@ class Gpu(Direct):
         return function(self._masked_difference(x, axis)) - to_next
 
     def _neighbour(self, x, axis, by):
-        """The entry before (1) or behind (-1) each of `x`, and whether there is one."""
+        """The entries before (`by=1`) or behind (`by=-1`) those of `x`, and which exist."""
         is_inside = tf.not_equal(place(x, axis), 0 if by > 0 else x.shape[axis] - 1)
         return moved(x, axis, by), is_inside
 
@@ -44,14 +44,14 @@ class Gpu(Direct):
         is_padded = any(w.shape[axis] % runs[axis] for axis in cut)
         if len(cut) < 2 or not is_padded:
             return self.total(grid)
-        # In one sum XLA would fuse the padded blocks, and sum each in one thread.
+        # In a single sum, XLA would fuse the padded blocks and sum each in one thread.
         first, others = tf.split(grid, [1, grid.shape[cut[0]] - 1], axis=cut[0])
         return self.total(first) + self.total(others)
 
     def _sums(self, x, runs):
         if x.shape.rank > _MAX_RANK:
             return super()._sums(x, runs)
-        shape: list = []
+        shape: list[int] = []
         spanned = []
         paddings = []
         for axis, length in enumerate(x.shape):
@@ -68,15 +68,15 @@ class Gpu(Direct):
         return tf.reshape(sums, self.grid_shape(x, runs))
 
 
-def is_in_one_pass(x, order):
-    """Whether differences of that order are computed as the equations for each entry read."""
+def is_in_one_pass(x: tf.Tensor, order: int) -> bool:
+    """Whether one masked pass over `x` computes its differences of that `order`."""
     return order == 1 and x.shape.rank <= _MAX_RANK
 
 
-def moved(x, axis, by):
-    """`x` moved along `axis` by so many entries, with zeros in their place.
+def moved(x: tf.Tensor, axis: int, by: int) -> tf.Tensor:
+    """Moves `x` along `axis` by so many entries, and fills with zeros.
 
-    A pad and then a slice stays in a fusion; a slice and then a pad is written to memory.
+    XLA fuses a slice of a pad; it writes a pad of a slice to memory.
     """
     paddings, begin = [[0, 0]] * x.shape.rank, [0] * x.shape.rank
     paddings[axis] = [by, 0] if by > 0 else [0, -by]

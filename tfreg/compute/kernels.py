@@ -12,7 +12,7 @@ A penalty's file states its value and its gradient as equations:
 
 and `ridge(weight, factor=factor)` is `factor * value`, a `tf.function` with that gradient.
 
-What the value and the gradient both need of the weight, `keeps` computes once:
+`keeps` computes once what value and gradient both need of the weight:
 
     @kernel(keeps=norms)
     def group_lasso(w, kept, groups):
@@ -20,6 +20,8 @@ What the value and the gradient both need of the weight, `keeps` computes once:
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -27,30 +29,38 @@ from tfreg import backend
 from tfreg.compute import policy, reductions
 from tfreg.compute.numerics import accumulation_dtype, saturate_cast
 
-# Weights of ever new shapes, activities say, must not fill the memory with traces.
+# Tensors of ever new shapes, such as activities, must not fill the memory with traces.
 MAX_STATIC_TRACES = 256
-# The argument of a gradient for what its value has kept.
+# The argument of a gradient for what `keeps` has computed.
 _KEPT = "kept"
+
+_Function: TypeAlias = Callable[..., Any]
 
 
 class Compiled:
-    """`function(weight, **parameters)` compiled, and computed in the accumulation dtype.
+    """Compiles `function(weight, **parameters)`, which runs in the accumulation dtype.
 
     There is one trace for each shape and dtype of the weight, each device and each value of the
-    parameters. Floats and tensors among these are arguments of the trace: all their values share
-    it. Functions with the same set `static_traces` have static shapes for the same weights, so
-    that a tensor that one of them returns suits the others.
+    parameters, except for floats and tensors: these are arguments of the trace.
+
+    Args:
+        function: a function of the weight and of parameters.
+        restore_dtype: whether to cast the result to the dtype of the weight.
+        static_traces: a set that records for which weights the shape is static. Functions that
+            share it agree on that, so that they take each other's results.
     """
 
-    def __init__(self, function, restore_dtype, static_traces=None):
+    def __init__(
+        self, function: _Function, restore_dtype: bool, static_traces: set[Any] | None = None
+    ) -> None:
         functools.update_wrapper(self, function)
         self._name = function.__name__
         self._function = function
         self._restore_dtype = restore_dtype
-        self._traces = {}
-        self._static_traces = set() if static_traces is None else static_traces
+        self._traces: dict[Any, _Function] = {}
+        self._static_traces: set[Any] = set() if static_traces is None else static_traces
 
-    def __call__(self, weight, **parameters):
+    def __call__(self, weight: tf.Tensor, **parameters: Any) -> Any:
         dtype = accumulation_dtype(weight.dtype)
         tensors, static = {}, []
         for name, parameter in parameters.items():
@@ -64,15 +74,15 @@ class Compiled:
         trace = self._trace_for(weight, shapes, tuple(static))
         return trace(weight, **tensors)
 
-    def inline(self, weight, **parameters):
-        """The same as operations of the function that is being traced."""
+    def inline(self, weight: tf.Tensor, **parameters: Any) -> Any:
+        """The same, as operations of the function that is being traced."""
         dtype = accumulation_dtype(weight.dtype)
         result = self._function(tf.cast(weight, dtype), **parameters)
         if self._restore_dtype and weight.dtype != dtype:
             return saturate_cast(result, weight.dtype)
         return result
 
-    def _trace_for(self, weight, tensor_shapes, static):
+    def _trace_for(self, weight: tf.Tensor, tensor_shapes: Any, static: Any) -> _Function:
         shape, dtype = self._traced_shape(weight, static), weight.dtype
         if not shape.is_fully_defined():
             tensor_shapes = tuple(
@@ -84,12 +94,12 @@ class Compiled:
         if key not in self._traces:
             strategy = reductions.strategy_for(shape, device)
             trace = self._trace(shape, dtype, tensor_shapes, dict(static), jit_compile, strategy)
-            # Of two threads that meet here, both go on with the trace that came first.
+            # Two threads that meet here both go on with the first trace.
             self._traces.setdefault(key, trace)
         return self._traces[key]
 
-    def _traced_shape(self, weight, static):
-        """The shape of `weight`, without its lengths when there are too many static traces."""
+    def _traced_shape(self, weight: tf.Tensor, static: Any) -> tf.TensorShape:
+        """The shape of `weight`, without its lengths once there are too many static traces."""
         shape = weight.shape
         if not shape.is_fully_defined():
             return shape
@@ -101,17 +111,25 @@ class Compiled:
             self._static_traces.add(static_trace)
         return shape
 
-    def _trace(self, shape, dtype, tensor_shapes, static, jit_compile, strategy):
+    def _trace(
+        self,
+        shape: tf.TensorShape,
+        dtype: tf.DType,
+        tensor_shapes: Any,
+        static: dict[str, Any],
+        jit_compile: bool,
+        strategy: reductions.Direct,
+    ) -> _Function:
         accumulation = accumulation_dtype(dtype)
 
-        def function(weight, **tensors):
+        def function(weight: tf.Tensor, **tensors: tf.Tensor) -> Any:
             with reductions.using(strategy):
                 return self.inline(weight, **tensors, **static)
 
         function.__name__ = self._name
         compiled = tf.function(function, autograph=False, jit_compile=jit_compile)
-        # A replica's graph and device must not stick to a trace that all replicas share. Nor must
-        # tf.debugging.enable_check_numerics() see what TFP computes where a density is 0.
+        # All replicas share a trace, which must not hold on to the graph and device of one. And
+        # tf.debugging.enable_check_numerics() must not see what TFP computes where a density is 0.
         return backend.in_a_fresh_thread(
             functools.partial(
                 compiled.get_concrete_function,
@@ -122,18 +140,18 @@ class Compiled:
 
 
 class Differentiable(Compiled):
-    """A kernel's value with its gradient, in one trace."""
+    """Compiles the value of a kernel with its gradient, in one trace."""
 
-    def __init__(self, kernel, static_traces):
+    def __init__(self, kernel: "Kernel", static_traces: set[Any]) -> None:
         super().__init__(kernel._value._function, False, static_traces)
         self._kernel = kernel
 
-    def inline(self, weight, **parameters):
+    def inline(self, weight: tf.Tensor, **parameters: Any) -> Any:
         factor, strategy = parameters.pop("factor"), reductions.current(weight)
 
-        def inlined(function):
-            def call(*arguments, **parameters):
-                # The gradient is traced when it is asked for: this trace is done by then.
+        def inlined(function: Compiled) -> _Function:
+            def call(*arguments: Any, **parameters: Any) -> Any:
+                # The gradient is traced on demand, when this trace is done.
                 with reductions.using(strategy):
                     return function.inline(*arguments, **parameters)
 
@@ -145,19 +163,21 @@ class Differentiable(Compiled):
 class Kernel:
     """`factor * value(weight, **parameters)`, with `gradient` for the gradient in the weight.
 
-    A value that is not a scalar has a `pullback` in its place, of `upstream`, the derivative of
-    the loss in the value, to that in the weight.
+    A value that is not a scalar has a `pullback` instead: from `upstream`, the derivative of the
+    loss in the value, to the derivative in the weight.
     """
 
-    def __init__(self, value, keeps=None, shares_terms=True):
+    def __init__(
+        self, value: _Function, keeps: _Function | None = None, shares_terms: bool = True
+    ) -> None:
         functools.update_wrapper(self, value)
         self._name = value.__name__
-        self._static_traces: set = set()
+        self._static_traces: set[Any] = set()
         self._shares_terms = shares_terms
-        self._keeps = keeps and Compiled(keeps, False, self._static_traces)
+        self._keeps = Compiled(keeps, False, self._static_traces) if keeps else None
 
         @functools.wraps(value)
-        def value_and_kept(w, **parameters):
+        def value_and_kept(w: tf.Tensor, **parameters: Any) -> tuple[Any, Any]:
             if keeps is None:
                 return value(w, **parameters), None
             kept = keeps(w, **parameters)
@@ -165,83 +185,94 @@ class Kernel:
 
         self._value = Compiled(value_and_kept, False, self._static_traces)
 
-    def gradient(self, gradient):
+    def gradient(self, gradient: _Function) -> _Function:
         """Declares the closed form of the gradient in the weight; a decorator."""
 
         @functools.wraps(gradient)
-        def scaled(w, upstream, **parameters):
+        def scaled(w: tf.Tensor, upstream: tf.Tensor, **parameters: Any) -> tf.Tensor:
             w = w if self._shares_terms else reductions.current(w).apart(w)
             return upstream * gradient(w, **parameters)
 
         return self.pullback(scaled)
 
-    def pullback(self, pullback):
+    def pullback(self, pullback: _Function) -> _Function:
         """Declares the product of `upstream` and the Jacobian in the weight; a decorator."""
         pullback.__name__ = f"{self._name}_gradient"
         self._gradient = Compiled(pullback, True, self._static_traces)
         self._differentiable = Differentiable(self, self._static_traces)
         return pullback
 
-    def __call__(self, weight, factor, **parameters):
+    def __call__(
+        self, weight: tf.Tensor, factor: float | tf.Tensor, **parameters: Any
+    ) -> tf.Tensor:
         if not isinstance(factor, float):
             factor = tf.cast(tf.convert_to_tensor(factor), accumulation_dtype(weight.dtype))
         if tf.executing_eagerly() and not policy.is_xla_compiled(weight.shape):
-            # One call of a function takes less of Python's time than tf.custom_gradient does.
+            # A single function call takes less Python time than tf.custom_gradient does.
             return self._differentiable(weight, factor=factor, **parameters)
         return factor * self._unit(weight, parameters, lambda function: function)
 
-    def _unit(self, weight, parameters, called):
-        """The value of unit strength, differentiable; `called` gives how functions are called."""
+    def _unit(
+        self,
+        weight: tf.Tensor,
+        parameters: dict[str, Any],
+        called: Callable[[Compiled], _Function],
+    ) -> tf.Tensor:
+        """The differentiable value at strength 1; `called` turns what is compiled into a call."""
         value, gradient = called(self._value), called(self._gradient)
 
         @tf.custom_gradient
-        def function(weight):
-            # Eagerly, a tape around this records the value's own operations too, for nothing. In a
-            # graph, forward mode goes through them.
+        def function(weight: tf.Tensor) -> Any:
+            # Eagerly, an outer tape would record the value's own operations in vain. In a graph,
+            # forward mode needs them.
             inner = tf.stop_gradient(weight) if tf.executing_eagerly() else weight
             result, kept = value(inner, **parameters)
 
-            def pullback(upstream):
+            def pullback(upstream: tf.Tensor) -> tf.Tensor:
                 if self._keeps is None:
                     return gradient(weight, upstream=upstream, **parameters)
-                known = kept if kept is None else self._linked(weight, kept, parameters, called)
+                keeps = functools.partial(called(self._keeps), **parameters)
+                known = None if kept is None else _linked(weight, kept, keeps)
                 return gradient(weight, upstream=upstream, kept=known, **parameters)
 
             return result, pullback
 
         return function(weight)
 
-    def _linked(self, weight, kept, parameters, called):
-        """`kept`, whose derivative in the weight, for the second one, comes from the weight."""
 
-        @tf.custom_gradient
-        def link(weight, kept):
-            def pullback(upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch(weight)
-                    again = called(self._keeps)(weight, **parameters)
-                return tape.gradient(again, weight, upstream), None
+def _linked(weight: tf.Tensor, kept: tf.Tensor, keeps: _Function) -> tf.Tensor:
+    """`kept` as the function `keeps` of the weight, for second derivatives."""
 
-            return tf.identity(kept), pullback
+    @tf.custom_gradient
+    def link(weight: tf.Tensor, kept: tf.Tensor) -> Any:
+        def pullback(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+            with tf.GradientTape() as tape:
+                tape.watch(weight)
+                again = keeps(weight)
+            return tape.gradient(again, weight, upstream), None
 
-        # A function's gradient's gradient, taken eagerly, does not find tensors of the function.
-        return link(tf.identity(weight), tf.stop_gradient(kept))
+        return tf.identity(kept), pullback
+
+    # The second derivative of a function, taken eagerly, does not find the function's tensors.
+    return link(tf.identity(weight), tf.stop_gradient(kept))
 
 
-def kernel(value=None, *, keeps=None, shares_terms=True):
-    """Declares the value of a penalty of unit strength; its `gradient` must follow.
+def kernel(
+    value: _Function | None = None, *, keeps: _Function | None = None, shares_terms: bool = True
+) -> Any:
+    """Declares the value of a penalty of strength 1; its `gradient` must follow.
 
     Args:
         value: a function of the weight and of parameters.
-        keeps: a function of the same. The value and the gradient get what it returns as `kept`,
-            which is small beside the weight.
-        shares_terms: whether the gradient may use what the value computes for each weight.
+        keeps: a function of the same. Value and gradient get what it returns as `kept`; it must
+            be small compared with the weight.
+        shares_terms: whether the gradient may reuse what the value computes for each element.
     """
     if value is None:
         return functools.partial(kernel, keeps=keeps, shares_terms=shares_terms)
     return Kernel(value, keeps, shares_terms)
 
 
-def compiled(function):
-    """Declares a map of a weight to one of its shape and dtype, a proximal operator say."""
+def compiled(function: _Function) -> Compiled:
+    """Declares a map to the shape and dtype of the weight, such as a proximal operator."""
     return Compiled(function, restore_dtype=True)

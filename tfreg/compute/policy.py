@@ -2,6 +2,8 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import tensorflow as tf
 
@@ -9,25 +11,24 @@ from tfreg import backend
 from tfreg.compute import reductions
 from tfreg.compute.direct import XLA_MIN_ELEMENTS
 
-# Of smaller weights a copy takes less than the operations on each of them.
+# Copying weights up to this size costs less than the operations on each of them.
 STACK_MAX_ELEMENTS = 2**12
-_jit: bool | str = "auto"
-_device: str | None = None
+_jit: bool | Literal["auto"] = "auto"
+_device: Literal["CPU", "GPU", "TPU"] | None = None
 
 
-def set_jit(mode):
-    """Sets when the kernels are compiled by XLA.
+def set_jit(mode: bool | Literal["auto"]) -> None:
+    """Sets when XLA compiles the kernels of penalties.
 
-    Inside a function that XLA compiles, a train step under `jit_compile=True` say, every
-    kernel is fused into it whatever the mode. What Keras has traced keeps the mode that it
-    was traced with.
+    Inside a function that XLA compiles, such as a train step under `jit_compile=True`, kernels are
+    fused whatever the mode. Functions that Keras has already traced keep their mode.
 
     Args:
-        mode: `"auto"`, the default: large weights of static shape on devices that XLA has a
-            compiler for; `True`: always; `False`: never.
+        mode: `True`: always; `False`: never; `"auto"`, the default: for weights of static shape
+            with at least 2^18 elements, on devices that XLA has a compiler for.
 
     Raises:
-        ValueError: for any other mode.
+        ValueError: if `mode` is anything else.
 
     Example:
 
@@ -40,19 +41,19 @@ def set_jit(mode):
     _jit = mode
 
 
-def set_device(device):
-    """Sets the device whose compiler the kernels are written for.
+def set_device(device: Literal["CPU", "GPU", "TPU"] | None) -> None:
+    """Sets the type of device that kernels are optimized for; it moves no computation.
 
-    How a sum is computed best differs between CPUs, GPUs and TPUs; the answers differ by rounding.
-    What is traced already stays as it is.
+    CPUs, GPUs and TPUs compute sums best in different ways, whose results differ by rounding.
+    Functions that are already traced do not change.
 
     Args:
-        device: `"CPU"`, `"GPU"` or `"TPU"`: for tests, and to compile for a device that the
-            process lacks; None, the default: the device on which the weight lives where that is
-            known, else the accelerator of the process, else its CPU.
+        device: `"CPU"`, `"GPU"` or `"TPU"`, for tests and to compile for a device that the process
+            lacks. None, the default, takes the device of the weight where that is known, else the
+            accelerator of the process, else its CPU.
 
     Raises:
-        ValueError: for any other device.
+        ValueError: if `device` is anything else.
 
     Example:
 
@@ -68,14 +69,14 @@ def set_device(device):
 
 
 @functools.cache
-def _accelerator():
+def _accelerator() -> str | None:
     """The type of the accelerator of this process; None if it has none."""
     present = {device.device_type for device in tf.config.list_logical_devices()}
     return next((device for device in ("TPU", "GPU") if device in present), None)
 
 
-def device_of(weight):
-    """The device that a kernel of `weight` is compiled for."""
+def device_of(weight: tf.Tensor) -> str:
+    """The type of device that kernels of `weight` are compiled for."""
     if _device is not None:
         return _device
     accelerator = _accelerator()
@@ -85,16 +86,16 @@ def device_of(weight):
     return placed if placed in reductions.DEVICES else accelerator
 
 
-def should_batch(tensors):
-    """Whether `tensors`, of one shape and dtype, are better computed on together."""
+def should_batch(tensors: Sequence[tf.Tensor]) -> bool:
+    """Whether stacking `tensors`, of one shape and dtype, is faster than one kernel for each."""
     shape = tensors[0].shape
     is_small = shape.is_fully_defined() and shape.num_elements() <= STACK_MAX_ELEMENTS
     return is_small and len(tensors) > 1
 
 
 @functools.cache
-def _xla_available():
-    """Whether XLA compiles for every device here: a graph would tell only when it runs."""
+def _xla_available() -> bool:
+    """Whether XLA has a compiler for every device here, which a graph shows only when it runs."""
     devices = {device.device_type: device for device in tf.config.list_logical_devices()}
     for device_type, device in devices.items():
         if device_type in ("CPU", "GPU", "TPU") and not _xla_compiles_on(device.name):
@@ -107,20 +108,20 @@ def _xla_available():
     return True
 
 
-def _xla_compiles_on(device_name):
-    def probe():
+def _xla_compiles_on(device_name: str) -> bool:
+    def probe() -> None:
         with tf.device(device_name):
             tf.function(tf.identity, jit_compile=True)(tf.zeros([1]))
 
     try:
-        # What tf.debugging.enable_check_numerics() adds to a function does not compile.
+        # In this thread, tf.debugging.enable_check_numerics() may add what XLA does not compile.
         backend.in_a_fresh_thread(probe)
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.UnimplementedError):
         return False
     return True
 
 
-def is_xla_compiled(shape):
+def is_xla_compiled(shape: tf.TensorShape) -> bool:
     """Whether XLA compiles the kernel of a weight of `shape`."""
     if _jit != "auto":
         return _jit

@@ -6,7 +6,7 @@ columns as rows once the last two axes are swapped, runs of other axes by reshap
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +16,14 @@ from tfreg.compute.gpu import moved
 from tfreg.compute.numerics import root_or_zero
 from tfreg.compute.views import numbers_of_elements, spread
 
-# A TPU keeps float32 in tiles of so many rows: to cut the rows anywhere else is a copy.
+# A TPU stores float32 in tiles of so many rows: a cut anywhere else is a copy.
 _SUBLANES = 8
 
 
 @functools.lru_cache(maxsize=1024)
-def steps(shape, runs):
+def steps(
+    shape: tuple[int, ...], runs: tuple[tuple[int, int | None], ...]
+) -> list[tuple[Any, tuple[int, ...]]]:
     """The steps from a weight of `shape` to the grid of its groups, each with the shape before."""
     sizes = dict(runs)
     rows, columns = len(shape) - 2, len(shape) - 1
@@ -30,7 +32,7 @@ def steps(shape, runs):
     by_rows, by_columns = sizes.get(rows), sizes.get(columns)
     rows_fit = rows >= 0 and shape[rows] % _SUBLANES == 0
     columns_fit = rows >= 0 and shape[columns] % _SUBLANES == 0
-    path: list = []
+    path: list[Any] = []
     if by_rows and rows_fit:
         path = [_tiles(shape[rows], by_rows, whole)]
         if by_columns and columns_fit:
@@ -53,7 +55,7 @@ def steps(shape, runs):
 class _Reshape(NamedTuple):
     """Runs by a reshape that cuts their axes."""
 
-    runs: tuple
+    runs: tuple[tuple[int, int | None], ...]
 
     def grid_shape(self, shape):
         runs = dict(self.runs)
@@ -85,7 +87,7 @@ class _Reshape(NamedTuple):
 
 
 class _Swap(NamedTuple):
-    """The last two axes swapped, so that columns can be cut as rows are."""
+    """Swaps the last two axes, so that columns can be cut as rows are."""
 
     def grid_shape(self, shape):
         return (*shape[:-2], shape[-1], shape[-2])
@@ -114,7 +116,7 @@ class _Swap(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _tiles(length, size, whole):
-    """The tiles of the runs of `size` among `length` rows, with the `whole` axes spanned too."""
+    """The tiles for runs of `size` among `length` rows; groups span the `whole` axes too."""
     aligned = math.lcm(size, _SUBLANES)
     largest = max(size, 2 * _SUBLANES)
     if aligned > largest or length % aligned:
@@ -130,7 +132,7 @@ class _Tiles:
     and tile that have rows in common.
 
     Args:
-        size: the length of a run.
+        size: the number of rows in a run.
         whole: the axes that the groups span besides.
         group: the number of each row's group, an array of shape `[tiles, rows of a tile]`.
     """
@@ -140,7 +142,7 @@ class _Tiles:
         first, last = group[:, 0], group[:, -1]
         self._local = group - first[:, np.newaxis]  # a group's number among those of the tile
         self._meets = int(self._local.max()) + 1
-        # Of each entry of a grid with neither the axes in between nor columns.
+        # These have the shape of a grid without columns and axes in between: `[meets, tiles]`.
         self._group = first + np.arange(self._meets)[:, np.newaxis]
         self._exists = self._group <= last
         self._sizes = np.where(self._exists, np.minimum(size, group.size - self._group * size), 0)
@@ -164,7 +166,7 @@ class _Tiles:
         return self._constant(self._is_first, len(shape))
 
     def roots_of_norms(self, x, of_roots):
-        """Those of `x`, or of `x^2`, of each group in each tile, and that the result is roots."""
+        """Those of `x`, or of `x^2`, for each group and tile; True, as the result is roots."""
         parts = self._in_tiles(x, of_roots)
         whole = [self._with_other_tiles(parts, local) for local in range(self._meets)]
         return tf.stack(whole), True
@@ -184,7 +186,7 @@ class _Tiles:
         return parts
 
     def _with_other_tiles(self, parts, local):
-        """Those of the groups that are number `local` of their tile, with all their rows."""
+        """Those of the groups that are number `local` of their tile, over all of their rows."""
         pieces = [parts[local]]
         for distance in range(1, len(self._local)):
             around = [
@@ -201,7 +203,7 @@ class _Tiles:
         return pieces[0] if len(pieces) == 1 else _root_of_hypotenuse(pieces)
 
     def _is_same(self, by, other, local):
-        """Whether group `other` of the tile so many before is group `local` of each tile."""
+        """For each tile, whether its group `local` is group `other` of the tile `by` before it."""
         here = slice(by, None) if by > 0 else slice(None, by)
         there = slice(None, -by) if by > 0 else slice(-by, None)
         both_exist = self._exists[other, there] & self._exists[local, here]
@@ -230,7 +232,7 @@ class _Tiles:
 
 
 def _root_of_hypotenuse(roots):
-    """The root of the norm of numbers of which there are the `roots`."""
+    """The square root of the Euclidean norm of the squares of `roots`."""
     largest = tf.stop_gradient(functools.reduce(tf.maximum, roots))
     is_scale = tf.math.is_finite(largest) & (largest > 0.0)
     scale = tf.where(is_scale, largest, tf.ones([], largest.dtype))

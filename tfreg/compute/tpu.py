@@ -8,9 +8,9 @@ from tfreg.compute.tiles import steps
 
 
 class Tpu(Gpu):
-    """No reshape of the last two axes, which lie in tiles, and squares in float32.
+    """No reshape cuts the last two axes, which lie in tiles; squares are of float32.
 
-    A grid is what the steps from a weight to its groups make of it.
+    The steps from a weight to its groups determine the shape of a grid.
     """
 
     def difference(self, x, axis, order):
@@ -55,7 +55,7 @@ class Tpu(Gpu):
         return self.spread(grid, w, runs) * w
 
     def scaled_twice(self, grid, w, runs, by):
-        # Spread once.
+        # The inherited method would spread the grid twice.
         spread_grid = self.spread(grid, w, runs)
         return by * (spread_grid * (spread_grid * w))
 

@@ -2,23 +2,28 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+# The length of the runs by axis that groups span; None where they span it whole.
+RunLengths: TypeAlias = dict[int, int | None]
 
-def known_shape(x):
-    """The lengths of the axes of `x`: ints wherever they are known before the graph runs."""
+
+def known_shape(x: tf.Tensor) -> list[Any]:
+    """The lengths of the axes of `x`: ints where known before the graph runs, else tensors."""
     if x.shape.is_fully_defined():
         return x.shape.as_list()
     dynamic = tf.shape(x)
     return [dynamic[i] if length is None else length for i, length in enumerate(x.shape)]
 
 
-def along(axis, x, function):
-    """`function` of `x` seen as `[before, length, after]` with `axis` in the middle.
+def along(axis: int, x: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Calls `function` on `x` reshaped to `[before, length, after]` with `axis` in the middle.
 
-    Whatever the rank of `x`, `function` sees one that every TensorFlow op accepts.
+    Every TensorFlow op accepts that rank, whatever the rank of `x`.
     """
     shape = known_shape(x)
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
@@ -26,10 +31,12 @@ def along(axis, x, function):
     return tf.reshape(result, [*shape[:axis], known_shape(result)[1], *shape[axis + 1 :]])
 
 
-def merged_around(axis, x, function):
-    """`function(x, axis)` of `x` with the axes before and those behind its `axis` merged.
+def merged_around(
+    axis: int, x: tf.Tensor, function: Callable[[tf.Tensor, int], tf.Tensor]
+) -> tf.Tensor:
+    """Calls `function(x, axis)` with the axes before `axis` merged, and those behind it.
 
-    Where there are none before, `x` has its axis in front: slices of that are no copies.
+    Without axes before it, `axis` is in front, where slices are no copies.
     """
     shape = known_shape(x)
     before = [math.prod(shape[:axis])] if axis > 0 else []
@@ -38,8 +45,8 @@ def merged_around(axis, x, function):
     return tf.reshape(result, [*shape[:axis], known_shape(result)[len(before)], *shape[axis + 1 :]])
 
 
-def lengths_of_runs(size, length):
-    """How many entries each of the runs of `size` along an axis of that `length` has."""
+def lengths_of_runs(size: int | None, length: Any) -> Any:
+    """The number of entries in each run of `size` along an axis of that `length`."""
     if size is None:
         return length
     if tf.is_tensor(length):
@@ -47,10 +54,10 @@ def lengths_of_runs(size, length):
     return np.minimum(size, length - np.arange(0, length, size))
 
 
-def numbers_of_elements(shape, runs):
-    """Factors of the grid of the groups' numbers of elements, each along one axis.
+def numbers_of_elements(shape: list[Any] | tuple[int, ...], runs: RunLengths) -> list[Any]:
+    """Factors, each along one axis, of the grid of the groups' numbers of elements.
 
-    They are arrays, and no operations in a graph, wherever the lengths in `shape` are known.
+    They are arrays, not operations in a graph, wherever the lengths in `shape` are known.
     """
     same, others = np.ones([1] * len(shape)), []
     for axis, size in runs.items():
@@ -65,8 +72,8 @@ def numbers_of_elements(shape, runs):
     return [same, *others]
 
 
-def reduce_runs(reduce, size, x):
-    """`x` with the runs of `size` entries along its middle axis, the last one shorter, as one."""
+def reduce_runs(reduce: Callable[..., tf.Tensor], size: int, x: tf.Tensor) -> tf.Tensor:
+    """Reduces each run of `size` entries along the middle axis of `x`; the last may be shorter."""
     before, length, after = known_shape(x)
     end = length - length % size
     grid = reduce(tf.reshape(x[:, :end], [before, end // size, size, after]), axis=2)
@@ -77,7 +84,7 @@ def reduce_runs(reduce, size, x):
     return tf.concat([grid, rest], axis=1)[:, : -(-length // size)]
 
 
-def reduce_groups(reduce, x, runs):
+def reduce_groups(reduce: Callable[..., tf.Tensor], x: tf.Tensor, runs: RunLengths) -> tf.Tensor:
     """The grid of the groups of `x`, each reduced to one entry by `reduce`."""
     whole = [axis for axis, size in runs.items() if size is None]
     grid = reduce(x, axis=whole, keepdims=True) if whole else x
@@ -87,10 +94,10 @@ def reduce_groups(reduce, x, runs):
     return grid
 
 
-def spread(grid, shape, runs):
-    """The `grid` with each entry repeated over its run, but axes of length 1 left to broadcasting.
+def spread(grid: tf.Tensor, shape: list[Any] | tuple[int, ...], runs: RunLengths) -> tf.Tensor:
+    """Repeats each entry of the `grid` over its run, up to the `shape` of the grouped tensor.
 
-    `shape` is that of what the groups are of.
+    Axes of length 1 are left to broadcasting.
     """
     for axis, size in runs.items():
         if size is not None and grid.shape[axis] != 1:
@@ -98,8 +105,8 @@ def spread(grid, shape, runs):
     return grid
 
 
-def repeat_runs(size, length, grid):
-    """`grid` with each entry along its middle axis repeated `size` times, up to `length`."""
+def repeat_runs(size: int, length: int | tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
+    """Repeats each entry along the middle axis of `grid` `size` times, up to `length`."""
     before, runs, after = known_shape(grid)
     repeated = tf.broadcast_to(grid[:, :, tf.newaxis], [before, runs, size, after])
     return tf.reshape(repeated, [before, runs * size, after])[:, :length]

@@ -1,8 +1,14 @@
 """What is in a model: its layers, the weights that each made, and their paths."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+import tensorflow as tf
 
 from tfreg import backend
+
+Model: TypeAlias = backend.keras.Model | backend.tf_keras.Model
+Layer: TypeAlias = backend.keras.layers.Layer | backend.tf_keras.layers.Layer
+Variable: TypeAlias = backend.keras.Variable | tf.Variable | backend.ShardedVariable
 
 
 class Weight(NamedTuple):

@@ -3,13 +3,15 @@
 import difflib
 import inspect
 import re
+from typing import Any, TypeVar, overload
 
 from tfreg import backend
 
+T = TypeVar("T")
 _CLASSES: dict[str, type] = {}
 
 
-def register(cls):
+def register(cls: type[T]) -> type[T]:
     """Registers a penalty: saved models that hold one load, and `tfreg.get` knows its name.
 
     A process that loads such a model must import the module of the class first.
@@ -22,21 +24,21 @@ def register(cls):
         `cls`, so that this is a decorator.
 
     Raises:
-        TypeError: if `cls` is no such class.
+        TypeError: if `cls` is not such a class.
         ValueError: if tfreg itself has a penalty of its name.
 
     Example:
 
     >>> @tfreg.register
-    ... class Ridge(tfreg.Elementwise):
+    ... class Bridge(tfreg.Elementwise):
     ...     def f(w):
-    ...         return w**2
+    ...         return w**4
     ...
     ...     def df(w):
-    ...         return 2.0 * w
+    ...         return 4.0 * w**3
     ...
-    >>> tfreg.get("ridge")
-    Ridge(factor=0.01)
+    >>> tfreg.get("bridge")
+    Bridge(factor=0.01)
     """
     if not (inspect.isclass(cls) and issubclass(cls, backend.Regularizer)):
         raise TypeError(f"Argument `cls` must be a subclass of tfreg.Penalty. Received: {cls!r}")
@@ -49,11 +51,21 @@ def register(cls):
     return backend.register_regularizer(cls)
 
 
-def _is_own(cls):
+def _is_own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == backend.PACKAGE
 
 
-def get(identifier):
+@overload
+def get(identifier: None) -> None: ...
+@overload
+def get(identifier: str | dict[str, Any]) -> backend.Regularizer: ...
+@overload
+def get(identifier: type[T]) -> T: ...  # type: ignore[overload-overlap]
+@overload
+def get(identifier: T) -> T: ...
+
+
+def get(identifier: Any) -> Any:
     """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
 
     Args:
@@ -66,7 +78,7 @@ def get(identifier):
         A penalty, the callable, or None.
 
     Raises:
-        ValueError: if no penalty has that name, or the config is not one of its.
+        ValueError: if no penalty has that name, or its class does not take the config.
         TypeError: if `identifier` is none of these.
 
     Example:
@@ -103,7 +115,7 @@ def get(identifier):
     )
 
 
-def class_named(name):
+def class_named(name: str) -> Any:
     """The registered class of that name, in either spelling."""
     names = {_snake_case(class_name): class_name for class_name in _CLASSES}
     bare = name.removeprefix(f"{backend.PACKAGE}>")
@@ -117,5 +129,5 @@ def class_named(name):
     return _CLASSES[class_name]
 
 
-def _snake_case(name):
+def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -16,6 +16,9 @@ from tfreg.layout import Layout
 from tfreg.penalties.registry import class_named
 from tfreg.read_only import ReadOnly
 
+Regularizer: TypeAlias = (
+    backend.keras.regularizers.Regularizer | backend.tf_keras.regularizers.Regularizer
+)
 WeightLike: TypeAlias = Variable | tf.Tensor
 StepSize: TypeAlias = float | tf.Tensor
 P = TypeVar("P", bound="Penalty")
@@ -30,8 +33,8 @@ class Penalty(ReadOnly, backend.Regularizer):
     `axis="output"` and the like go by position, as on the kernel of a Dense or Conv layer.
     `tfreg.add_penalty` knows the layer. LSTMs, transposed, depthwise and grouped convolutions,
     embeddings and attention heads order their axes otherwise: there `penalty(weight)` and
-    `penalty.prox(weight, step_size)` differ from what `tfreg.add_penalty` trains, and the
-    `value()` and `prox(step_size)` of the entries of `tfreg.get_penalties(model)` do not.
+    `penalty.prox(weight, step_size)` differ from what `tfreg.add_penalty` trains. Use the
+    `value()` and `prox(step_size)` of the entries of `tfreg.get_penalties(model)`.
 
     A subclass takes its arguments in `__init__`, keeps each as an attribute of the same name, and
     defines
@@ -214,10 +217,10 @@ class Penalty(ReadOnly, backend.Regularizer):
         """The constructor's arguments that make the same penalty."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def __add__(self, other: backend.Regularizer) -> "Penalty":
+    def __add__(self, other: Regularizer) -> "Penalty":
         return _sum_of(self, other)
 
-    def __radd__(self, other: backend.Regularizer) -> "Penalty":
+    def __radd__(self, other: Regularizer) -> "Penalty":
         return _sum_of(other, self)
 
     def __repr__(self) -> str:
@@ -255,7 +258,7 @@ def check_step_size(step_size: StepSize, dtype: tf.DType) -> StepSize:
     return tf.cast(step_size, accumulation_dtype(dtype))
 
 
-def _sum_of(*penalties: backend.Regularizer) -> Penalty:
+def _sum_of(*penalties: Regularizer) -> Penalty:
     if not all(map(backend.is_regularizer, penalties)):
         return NotImplemented
     return class_named("Sum")(list(penalties))

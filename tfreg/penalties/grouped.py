@@ -88,8 +88,7 @@ class Grouped(Penalty):
     def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self._is_per_weight:
             raise ValueError(
-                "Argument `axis` may be a list with an entry for each weight only under "
-                "tfreg.Joint. "
+                "Argument `axis` may have an entry for each weight only under tfreg.Joint. "
                 f"Received: axis={self.axis!r} for weight {weight_name}"
             )
         self._groups[0].resolve(layout, weight_name)

@@ -75,12 +75,10 @@ def _(
 ) -> tf.Tensor:
     """`-d/dw_i log p(w_i)`, by autodiff; 0 off the support, below the floor and at a cusp"""
     flat = _flat(w, is_half_line, cusp, floor)
-    # An undefined gradient there would make the second derivative NaN, despite the mask below.
+    # Differentiate at a regular point there: a NaN would reach the second derivative, mask or not.
     regular = 1.0 if cusp is None else cusp + 1.0
     x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
-    [gradient] = tf.gradients(
-        -_log_density(x, recipe, numbers), x
-    )  # in a graph, where no tape records
+    [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # in a graph: no tape
     if flat is not None:
         gradient = tf.where(flat, tf.zeros_like(w), gradient)
     return gradient + tf.stop_gradient(w - w)  # NaN where the weight is infinite or NaN

@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import re
-from typing import Any, TypeVar, overload
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tfreg import backend
 
@@ -55,17 +56,7 @@ def _is_own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == backend.PACKAGE
 
 
-@overload
-def get(identifier: None) -> None: ...
-@overload
-def get(identifier: str | dict[str, Any]) -> backend.Regularizer: ...
-@overload
-def get(identifier: type[T]) -> T: ...  # type: ignore[overload-overlap]
-@overload
-def get(identifier: T) -> T: ...
-
-
-def get(identifier: Any) -> Any:
+def get(identifier: str | dict[str, Any] | Callable[..., Any] | None) -> Any:
     """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
 
     Args:
@@ -105,13 +96,12 @@ def get(identifier: Any) -> Any:
                 f"'config'. Received: identifier={identifier!r}"
             )
         return class_named(identifier["class_name"]).from_config(config)
-    if inspect.isclass(identifier):
-        identifier = identifier()
-    if identifier is None or callable(identifier):
-        return identifier
+    made: Any = identifier() if inspect.isclass(identifier) else identifier
+    if made is None or callable(made):
+        return made
     raise TypeError(
         "Argument `identifier` must be a penalty's name, a dict, a callable or None. "
-        f"Received: identifier={identifier!r}"
+        f"Received: identifier={made!r}"
     )
 
 

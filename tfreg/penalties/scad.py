@@ -61,7 +61,7 @@ class SCAD(Elementwise):
     def argmin(
         w: tf.Tensor, strength: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor
     ) -> tf.Tensor:
-        """Soft thresholding, then a line, then the identity; not convex, a jump for the line."""
+        """Soft thresholding, a line, the identity; if that is not convex, a jump for the line."""
         t, width = tf.abs(w), threshold - knee
         soft = tf.where(t <= strength, tf.zeros_like(w), w - tf.sign(w) * strength)
         is_convex = strength < width

@@ -32,7 +32,7 @@ def sparse_group_lasso(
     groups: Runs,
     size_weighted: bool,
 ) -> tf.Tensor:
-    """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None for a ratio of 0, even times infinity."""
+    """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, even 0 times infinity."""
     l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
     l2_term = [] if l2 is None else [l2 * weighted_norms(w, kept, groups, size_weighted)]
     return tf.add_n(l1_term + l2_term)

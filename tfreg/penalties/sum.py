@@ -9,7 +9,7 @@ from tfreg import backend
 from tfreg.checks import check_arguments
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.layout import Layout
-from tfreg.penalties.base import P, Penalty, StepSize
+from tfreg.penalties.base import P, Penalty, Regularizer, StepSize
 from tfreg.penalties.registry import register
 
 
@@ -33,7 +33,7 @@ class Sum(Penalty):
     >>> layer = keras.layers.Dense(8, kernel_regularizer=penalty)
     """
 
-    def __init__(self, penalties: Sequence[backend.Regularizer]) -> None:
+    def __init__(self, penalties: Sequence[Regularizer]) -> None:
         backend.check_shapes_of_ints("Sum")
         if not isinstance(penalties, (list, tuple)) or not penalties:
             raise ValueError(

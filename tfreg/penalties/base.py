@@ -101,7 +101,7 @@ class Penalty(ReadOnly, backend.Regularizer):
             ValueError: if `weight` is a scalar or lacks an axis that the penalty names.
         """
         if backend.is_later_shard(weight):
-            # tf_keras adds up the values of the shards, of which the first gives that of the whole.
+            # tf_keras adds up the shards' values: the first gives that of the whole weight.
             return tf.zeros([], accumulation_dtype(weight.dtype))
         return self.value_on(backend.whole_weight(weight), None)
 

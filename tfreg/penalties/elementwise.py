@@ -23,7 +23,7 @@ class Elementwise(Penalty):
     A subclass states `f` and its derivative as functions of a tensor; this class adds the sum, its
     compilation and gradient, half precision, shards, config and `repr`. Further parameters of `f`
     are arguments of the constructor of the same names: floats, arrays that broadcast to the weight,
-    or None, bools, ints and strings, of which each new value compiles `f` anew.
+    or None, bools, ints and strings, which compile `f` anew for each value.
 
     - `f(w, ...)`: the penalty of each entry of `w`.
     - `df(w, ...)`: its derivative: at a kink a subgradient, and 0 where `f` has a minimum.

@@ -134,7 +134,7 @@ def test_a_name_that_two_layers_have_is_ambiguous(api):
     inner_input = api.Input((4,))
     inner = api.Model(inner_input, api.layers.Dense(4, name="twin")(inner_input))
     model = api.Model(x, api.layers.Dense(4, name="twin")(inner(x)))
-    with pytest.raises(ValueError, match="of which there is one.*'twin', which 2 layers"):
+    with pytest.raises(ValueError, match="unambiguously.*'twin', the name of 2 layers"):
         tfreg.add_penalty(model, PENALTY, ["twin"])
     tfreg.add_penalty(model, PENALTY, [model.layers[-1]])
     assert tfreg.get_penalties(model)[0].weights[0] is model.layers[-1].kernel

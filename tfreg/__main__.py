@@ -2,13 +2,14 @@
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from tfreg import __version__
 from tfreg.cli import demo
 
 
-def main(arguments=None):
-    """Runs the command; `arguments` are by default those of the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command; `arguments` default to those of the command line."""
     parser = argparse.ArgumentParser(
         prog="tfreg", description="Structured weight penalties for Keras 3 and tf_keras."
     )

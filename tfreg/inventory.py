@@ -1,26 +1,46 @@
 """What is in a model: its layers, the weights that each made, and their paths."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import tensorflow as tf
 
 from tfreg import backend
 
+Model: TypeAlias = backend.keras.Model | backend.tf_keras.Model
+Layer: TypeAlias = backend.keras.layers.Layer | backend.tf_keras.layers.Layer
+Variable: TypeAlias = backend.keras.Variable | tf.Variable | backend.ShardedVariable
+# A layer with its place in a model and the names of the layers around it.
+Located: TypeAlias = tuple[tuple[int, ...], tuple[str, ...], Layer]
+
 
 class Weight(NamedTuple):
-    """A weight of a model, the layer that made it, and where that stands."""
+    """A weight of a model and a layer that holds it.
 
-    place: tuple[int, ...]  # the indices of layers in layers, then that among the layer's weights
+    Its `place` lists the indices of layers within layers, then that among the layer's own weights.
+    """
+
+    place: tuple[int, ...]
     path: str
-    layer: Any
-    variable: Any
+    layer: Layer
+    variable: Variable
 
     @property
-    def scoped_path(self):
+    def scoped_path(self) -> str:
         """The path with the names that the layers had when the weight was made."""
         return backend.scoped_path(self.variable)
 
 
-def walk(layer, place=(), names=(), seen=None):
-    """`layer` and every layer in it, each once, from the outside in: place, names around, layer."""
+def walk(
+    layer: Layer,
+    place: tuple[int, ...] = (),
+    names: tuple[str, ...] = (),
+    seen: set[int] | None = None,
+) -> Iterator[Located]:
+    """`layer` and every layer in it, each once, from the outside in.
+
+    Yields the place, the names of the layers around it, and the layer.
+    """
     seen = set() if seen is None else seen
     if id(layer) not in seen:
         seen.add(id(layer))
@@ -29,7 +49,7 @@ def walk(layer, place=(), names=(), seen=None):
             yield from walk(sublayer, (*place, i), (*names, sublayer.name), seen)
 
 
-def holdings(layers):
+def holdings(layers: Iterable[Located]) -> list[list[Weight]]:
     """For each weight that `layers`, as `walk` gives them, hold: a `Weight` for each holder."""
     found: dict[int, list[Weight]] = {}
     for place, names, layer in layers:
@@ -39,8 +59,8 @@ def holdings(layers):
     return list(found.values())
 
 
-def made(holders):
-    """The one among `holders` of a weight whose layer made it.
+def made(holders: list[Weight]) -> Weight:
+    """The one of the `holders` of a weight whose layer made it.
 
     A wrapper that keeps its layer's kernel as an attribute of its own holds it too, and so does a
     layer that shares the weight of another.
@@ -48,7 +68,7 @@ def made(holders):
     if len(holders) == 1:
         return holders[0]
 
-    def evidence(weight):
+    def evidence(weight: Weight) -> tuple[bool, ...]:
         inside = {id(layer) for _, _, layer in walk(weight.layer)}
         encloses_another = any(
             other is not weight and id(other.layer) in inside for other in holders

@@ -1,29 +1,30 @@
-"""Which step a schedule counts, and whether that is the step of the training that goes on."""
+"""Which step a schedule counts, and whether that is the step of the training in progress."""
 
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tfreg import backend
 
-# How often the weights may change at one step without an optimizer that takes it: by looking ahead,
-# as sharpness-aware minimization does, or by a wrapper that normalizes them for each micro-batch.
+# How often the weights may change within one step: sharpness-aware minimization looks ahead, and a
+# wrapper may normalize them for each micro-batch.
 MOST_MOVES = 8
-# A step by which a schedule that ends has ended.
+# A step by which any schedule that ends has ended.
 _LATE = 2**30
 
 
 @dataclasses.dataclass
 class _Training:
-    """A step of `model`, as Keras takes it or, not `is_keras_own`, as the model's class does."""
+    """A step of `model`, by Keras's own `train_step` or, not `is_keras_own`, by its class's."""
 
     model: Any
     is_keras_own: bool
-    # The optimizers whose steps schedules counted, each with whether the weights moved since.
+    # The optimizers whose steps schedules counted, each with a function that tells whether the
+    # weights have changed since.
     counted: list[tuple[Any, Callable]] = dataclasses.field(default_factory=list)
 
 
@@ -33,8 +34,8 @@ _reading: contextvars.ContextVar = contextvars.ContextVar("reading", default=Non
 _training: contextvars.ContextVar = contextvars.ContextVar("training", default=None)
 
 
-def check_step(step, schedule):
-    """`step` if it is None or tells the step that the `schedule` is to count."""
+def check_step(step: Any, schedule: Any) -> Any:
+    """`step` if it is None or something that the `schedule` can count."""
     if step is None:
         return None
     if schedule is None:
@@ -54,9 +55,9 @@ def check_step(step, schedule):
     return step
 
 
-def current(source):
-    """The step that `source`, an optimizer, a variable or a function, is at, as a tensor."""
-    # Keras 3.8 counts the steps in what a LossScaleOptimizer wraps, and not in itself.
+def current(source: Any) -> tf.Tensor:
+    """The current step of `source`, an optimizer, a variable or a function."""
+    # In Keras 3.8 a LossScaleOptimizer leaves counting to the optimizer that it wraps.
     optimizer = getattr(source, "inner_optimizer", source)
     if hasattr(optimizer, "iterations"):
         return tf.convert_to_tensor(optimizer.iterations)
@@ -71,7 +72,7 @@ def current(source):
         )
     if not tf.executing_eagerly() and tf.get_static_value(step) is not None:
         raise ValueError(
-            f"{_NOT_A_STEP} Received: a constant from {source!r}, which what is compiled here "
+            f"{_NOT_A_STEP} Received: a constant from {source!r}, which the compiled function "
             "would keep for ever"
         )
     return step
@@ -83,8 +84,8 @@ _NOT_A_STEP = (
 
 
 @contextlib.contextmanager
-def reading_losses(model):
-    """While the losses of `model` are read, its optimizer trains what they are losses of."""
+def reading_losses(model: Any) -> Iterator[None]:
+    """Within it, schedules count the steps of the optimizer of `model`, or of one around it."""
     outermost = _reading.get()
     token = _reading.set(model if outermost is None else outermost)
     try:
@@ -94,8 +95,8 @@ def reading_losses(model):
 
 
 @contextlib.contextmanager
-def training_step(model, is_keras_own):
-    """A step that `model` takes, as Keras does or, not `is_keras_own`, as its class does.
+def training_step(model: Any, is_keras_own: bool) -> Iterator[None]:
+    """A step of `model`, by Keras's own `train_step` or, not `is_keras_own`, by its class's.
 
     Raises a RuntimeError if a schedule counts the steps of an optimizer that takes none.
     """
@@ -110,23 +111,23 @@ def training_step(model, is_keras_own):
             raise RuntimeError(_takes_no_step(optimizer, model.name))
 
 
-def count(optimizer, has_moved):
+def count(optimizer: Any, has_moved: Callable[[], bool]) -> None:
     """Notes that a schedule counts the steps of `optimizer`, if a step is being taken."""
     training = _training.get()
     if training is not None and training.model is _reading.get():
         training.counted.append((optimizer, has_moved))
 
 
-def optimizer_of(holder):
+def optimizer_of(holder: Any) -> Any:
     """The optimizer whose steps a schedule on `holder`, a penalized model, counts."""
     model = _reading.get()
     if model is None and backend.is_writing_saved_model():
-        model = holder  # of whose losses tf_keras makes functions
+        model = holder  # tf_keras traces its losses on their own
     if model is None:
         raise RuntimeError(
             f"The schedule of a penalty over the model {holder.name!r} counts the steps of the "
-            "optimizer that trains it, and which that is cannot be known here: another model or "
-            "layer around it reads its losses. Add the penalty to the outermost model, or say "
+            "optimizer that trains it, which cannot be known here: another model or layer around "
+            "it reads its losses. Add the penalty to the outermost model, or say "
             "whose steps to count: tfreg.add_penalty(..., schedule=..., step=outer.optimizer)."
         )
     optimizer = getattr(model, "optimizer", None)
@@ -135,14 +136,14 @@ def optimizer_of(holder):
             "The schedule of a penalty counts the steps of the model's optimizer, and the model "
             f"{model.name!r} has none. Compile it, or, for a loop of your own, set "
             "model.optimizer or say whose steps to count: "
-            "tfreg.add_penalty(..., schedule=..., step=optimizer). Without a step, a schedule goes "
-            "on the outermost model, whose optimizer steps."
+            "tfreg.add_penalty(..., schedule=..., step=optimizer). A schedule without a step "
+            "belongs on the outermost model, whose optimizer trains."
         )
     return optimizer
 
 
-def _is_known_to_step(optimizer):
-    """Whether `optimizer` takes the step that is being taken."""
+def _is_known_to_step(optimizer: Any) -> bool:
+    """Whether `optimizer` surely takes the step that is being taken."""
     training = _training.get()
     return (
         training is not None
@@ -152,25 +153,26 @@ def _is_known_to_step(optimizer):
     )
 
 
-def _takes_no_step(optimizer, name):
+def _takes_no_step(optimizer: Any, name: str) -> str:
     return (
         f"The schedule of a penalty over the model {name!r} counts the steps of an optimizer, "
         f"{type(optimizer).__name__}, which takes none while the weights change: the schedule "
         "would stand still. If another one trains them, say so: tfreg.add_penalty(..., "
-        "schedule=..., step=optimizer). If they are changed without one, give the step as a "
-        "function: step=lambda: optimizer.iterations."
+        "schedule=..., step=optimizer). If none trains them, give the step as a function: "
+        "step=lambda: optimizer.iterations."
     )
 
 
 class StandstillCheck:
-    """Finds that weights are trained while the step of the optimizer that is counted stands still.
+    """Detects that weights are trained while the step of the counted optimizer stands still.
 
-    It is for training that Keras does not do itself, and sees the gradient of the penalty taken:
-    at each step with one value of the weights, or with a few. It is off for parameter servers,
-    whose workers do not wait for each other: they may take any number of gradients at one step.
+    For training steps other than Keras's own: each time the gradient of the penalty is taken, it
+    checks that the weights have changed at most a few times within the step. It is off for
+    parameter servers, whose workers do not wait for each other: they may take any number of
+    gradients at one step.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         self._name = model.name
         strategy = model.distribute_strategy
         self.is_off = backend.is_asynchronous(strategy)
@@ -182,23 +184,23 @@ class StandstillCheck:
                 self._stands_still = _state(False, tf.bool)
 
     @property
-    def variables(self):
+    def variables(self) -> list[tf.Variable]:
         if self.is_off:
             return []
         return [self._step, self._value, self._moves, self._stands_still]
 
-    def watch(self, value, optimizer, schedule):
-        """`value`, of a penalty, whose gradient raises an error once the step stands still.
+    def watch(self, value: tf.Tensor, optimizer: Any, schedule: Callable) -> tf.Tensor:
+        """The `value` of a penalty; its gradient raises an error once the step stands still.
 
-        A function that XLA compiles cannot raise, so that the value is NaN from then on.
+        A function that XLA compiles cannot raise: there the value becomes NaN.
         """
         if self.is_off or _is_known_to_step(optimizer):
             return value
         step = current(optimizer)
 
         @tf.custom_gradient
-        def watched(value):
-            def pullback(upstream):
+        def watched(value: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+            def pullback(upstream: tf.Tensor) -> tf.Tensor:
                 with tf.control_dependencies(self._look(value, step, optimizer, schedule)):
                     return tf.identity(upstream)
 
@@ -208,8 +210,10 @@ class StandstillCheck:
         goes_on = tf.cast(~stands_still, value.dtype)
         return watched(value) + tf.zeros_like(goes_on) / goes_on  # 0 or NaN
 
-    def _look(self, value, step, optimizer, schedule):
-        """Raises an error if the step stands still, or gives what does so in a graph."""
+    def _look(
+        self, value: tf.Tensor, step: tf.Tensor, optimizer: Any, schedule: Callable
+    ) -> list[tf.Operation]:
+        """Raises an error if the step stands still; in a graph, the operations that do."""
         value = tf.cast(tf.stop_gradient(value), tf.float64)
         is_settled = _is_constant_from(step, schedule)
         step = tf.cast(step, tf.int64)
@@ -229,7 +233,7 @@ class StandstillCheck:
         return []
 
 
-def _is_constant_from(step, schedule):
+def _is_constant_from(step: tf.Tensor, schedule: Callable) -> tf.Tensor:
     """Whether `schedule` has ended at `step`, so that no later step would change it."""
     now, soon, late = (
         tf.convert_to_tensor(schedule(each))
@@ -238,8 +242,8 @@ def _is_constant_from(step, schedule):
     return tf.equal(now, soon) & tf.equal(now, late)
 
 
-def _state(value, dtype):
-    # Each replica keeps its own: they see the same steps.
+def _state(value: Any, dtype: tf.DType) -> tf.Variable:
+    # One a replica, without communication: all see the same steps.
     return tf.Variable(
         value,
         dtype=dtype,

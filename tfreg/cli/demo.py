@@ -19,9 +19,9 @@ from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, Prior, TotalVariati
 TRAINING_EXAMPLES = 1347  # three quarters of the digits
 BATCH_SIZE = 64
 LEARNING_RATE = 0.02
-# The bounds of a BoxPenalty are soft: a weight that the data pull outward rests just outside.
+# The bounds of a BoxPenalty are soft: the data hold some weights just outside.
 BOX_MARGIN = 0.01
-# Under the spike of the prior.
+# The width of the prior's spike.
 NEAR_ZERO = 0.01
 
 
@@ -48,12 +48,16 @@ def _lstm(keras, penalty):
     return _classifier(keras, [lstm]), [lstm.cell.recurrent_kernel]
 
 
+def _entries(weights):
+    return np.concatenate([w.ravel() for w in weights])
+
+
 def _total_variation(penalty, weights):
     return f"{sum(np.abs(np.diff(w, axis=penalty.axis)).sum() for w in weights):.1f}"
 
 
 def _share_outside(penalty, weights):
-    w = np.concatenate([w.ravel() for w in weights])
+    w = _entries(weights)
     outside = (w < penalty.lower - BOX_MARGIN) | (w > penalty.upper + BOX_MARGIN)
     return f"{outside.mean():.1%}"
 
@@ -69,11 +73,10 @@ def _norms(penalty, weights):
 
 
 def _share_near_zero(penalty, weights):
-    w = np.concatenate([w.ravel() for w in weights])
-    return f"{(np.abs(w) < NEAR_ZERO).mean():.1%}"
+    return f"{(np.abs(_entries(weights)) < NEAR_ZERO).mean():.1%}"
 
 
-# What the penalties are for: the text of a measure of a penalty's weights.
+# What the penalties are to achieve: functions of a penalty and its weights that return a text.
 MEASURES = {
     "total variation": _total_variation,
     f"outside box by > {BOX_MARGIN}": _share_outside,
@@ -94,7 +97,7 @@ class Net:
 
 
 def spike_and_slab():
-    """A prior, whose distributions take long to import."""
+    """A prior; made on demand, since TensorFlow Probability takes long to import."""
     return Prior(
         "MixtureSameFamily",
         factor=1 / TRAINING_EXAMPLES,
@@ -123,7 +126,7 @@ PICTURED = ["dense", "dense-TotalVariation"]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A net, its penalty's value at the start and the end, and what it was trained to."""
+    """A net, its penalty's value at the start and the end, and the trained weights and outcome."""
 
     net: Net
     penalty_start: float
@@ -215,7 +218,7 @@ def run(epochs, out, keras_name, seed):
     except ModuleNotFoundError as error:
         sys.exit(f"tfreg demo: {error}. Install what it needs: pip install 'tfreg[demo]'")
 
-    # TensorFlow would warn that every net is compiled anew.
+    # TensorFlow would warn that each net is traced anew.
     tf.get_logger().setLevel("ERROR")
     keras = getattr(backend, keras_name)
     images, labels = load_digits(return_X_y=True)

@@ -1,4 +1,4 @@
-"""Whether saved models compute the same in a fresh process, where only tfreg was imported."""
+"""Checks that saved models compute the same in a fresh process, where only tfreg was imported."""
 
 import dataclasses
 import subprocess
@@ -10,21 +10,20 @@ import numpy as np
 from tfreg import backend
 from tfreg.cli.tables import print_table
 
-# Two processes need not round alike, on a GPU say, where each chooses its algorithms anew.
+# Two processes may round differently: on a GPU each chooses its algorithms anew.
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-5, 1e-6
-# The models must load where only tfreg was imported.
 RELOAD = "import sys; from tfreg.cli.reload import write_outcomes; write_outcomes(*sys.argv[1:])"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a model makes of the test set."""
+    """A model's loss and predictions on the test set."""
 
     loss: float
     predictions: np.ndarray
 
     def equals(self, other):
-        """Whether both are the same but for rounding; NaN equals nothing."""
+        """Whether both are the same up to rounding; NaN equals nothing."""
         return all(
             np.allclose(ours, theirs, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
             for ours, theirs in zip(dataclasses.astuple(self), dataclasses.astuple(other))
@@ -37,7 +36,7 @@ def outcome_of(model, inputs, labels):
 
 
 def write_outcomes(keras_name, data_file, outcomes_file, *model_files):
-    """Loads models and writes what they make of the test set in `data_file`."""
+    """Loads models and writes their outcomes on the test set in `data_file`."""
     keras = getattr(backend, keras_name)
     with np.load(data_file) as data:
         test_set = data["inputs"], data["labels"]

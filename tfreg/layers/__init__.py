@@ -1,4 +1,4 @@
-"""What each axis of the weights of each layer means."""
+"""What each axis of a layer's weights means."""
 
 from tfreg.layers.built_in import register_built_in
 from tfreg.layers.registry import register

@@ -1,20 +1,21 @@
-"""What each axis of the weights of Keras's own layers means."""
+"""The axes of the weights of Keras's own layers."""
 
 import math
 
 from tfreg import backend
-from tfreg.layers.registry import register
+from tfreg.inventory import Layer
+from tfreg.layers.registry import Axes, AxesOf, register
 
 
-def _output_at(axis, rank):
+def _output_at(axis: int, rank: int) -> Axes:
     return tuple("output" if i == axis else "position" for i in range(rank))
 
 
-def _all_output(attribute):
+def _all_output(attribute: str) -> AxesOf:
     return lambda layer: ("output",) * len(getattr(layer, attribute).shape)
 
 
-def _einsum_kernel(layer):
+def _einsum_kernel(layer: Layer) -> Axes:
     inputs, _, rest = layer.equation.partition(",")
     kernel, _, outputs = rest.partition("->")
     return tuple(
@@ -23,55 +24,55 @@ def _einsum_kernel(layer):
     )
 
 
-def _over_axes(attribute):
+def _over_axes(attribute: str) -> AxesOf:
     """For a normalization over one or several axes, the last of which holds the channels."""
 
-    def axes(layer):
+    def axes(layer: Layer) -> Axes:
         rank = len(getattr(layer, attribute).shape)
         signs = {axis < 0 for axis in layer.axis}
         if len(signs) == 1 and list(layer.axis) == sorted(layer.axis):
             return _output_at(rank - 1, rank)
-        # The layer reshapes the weight to the order of the input's axes, unlike its own: a channel
-        # is no index of one of them. Each entry acts on one channel, at any rate.
+        # Reshaped, not transposed, to the order of the input's axes: no axis counts channels, but
+        # each entry acts on one.
         return ("output",) * rank
 
     return axes
 
 
-def _over_axes_of_the_input(attribute):
+def _over_axes_of_the_input(attribute: str) -> AxesOf:
     """Like `_over_axes`, but with several axes the weight has the input's rank."""
 
-    def axes(layer):
+    def axes(layer: Layer) -> Axes:
         rank = len(getattr(layer, attribute).shape)
         return _output_at(max(layer.axis), rank) if rank > 1 else ("output",)
 
     return axes
 
 
-def _prelu(layer):
+def _prelu(layer: Layer) -> Axes:
     rank = len(layer.alpha.shape)
     shared = {axis - 1 for axis in layer.shared_axes or ()}
-    apart = [axis for axis in range(rank) if not shared & {axis, axis - rank}]
-    # Where the channels come first, the positions after them are what one shares.
-    return _output_at(apart[-1] if apart else rank - 1, rank)
+    unshared = [axis for axis in range(rank) if not shared & {axis, axis - rank}]
+    # Channels come last, or first with the positions behind them shared.
+    return _output_at(unshared[-1] if unshared else rank - 1, rank)
 
 
-def _gru_bias(layer):
+def _gru_bias(layer: Layer) -> Axes:
     # With `reset_after`, the kernel and the recurrent kernel have a bias each.
     return _GATED[-1:] if len(layer.bias.shape) == 1 else ("gate", *_GATED[-1:])
 
 
-def _attention_output(layer):
+def _attention_output(layer: Layer) -> Axes:
     outputs = len(layer._output_dense.kernel.shape) - 2
     return ("head input", "input", *["output"] * outputs)
 
 
-def _conv_kernel(layer):
+def _conv_kernel(layer: Layer) -> Axes:
     filters = "output" if layer.groups == 1 else (("group input output", layer.groups), "output")
     return (*["position"] * layer.rank, "input", filters)
 
 
-def _local_kernel(layer):
+def _local_kernel(layer: Layer) -> Axes:
     channels_first = layer.data_format == "channels_first"
     size = math.prod(layer.kernel_size)
     grid = ("position",) * len(layer.kernel_size)
@@ -82,7 +83,7 @@ def _local_kernel(layer):
         if channels_first:
             return ("input", *grid, "output", *grid)
         return (*grid, "input", *grid, "output")
-    # A list of what is not zero in a matrix with a row for each output.
+    # The nonzero entries of a matrix with a row for each output.
     outputs = ("output", layer.filters)
     positions = ("position", layer.kernel_shape[0] // layer.filters)
     inputs = ("input", *layer.input_spec.axes.values())
@@ -90,30 +91,30 @@ def _local_kernel(layer):
         if channels_first:
             return ((outputs, positions, inputs, "position"),)
         return ((positions, outputs, "position", inputs),)
-    # An output at the border has fewer inputs, so that only the first or the last is regular.
+    # Outputs at the border have fewer inputs: only the first or the last part has a fixed length.
     return ((outputs, "input position"),) if channels_first else (("feature", inputs),)
 
 
-def _local_bias(layer):
+def _local_bias(layer: Layer) -> Axes:
     rank = len(layer.bias.shape)
     if layer.data_format == "channels_first":
-        # Reshaped, not transposed: a filter is no index of an axis. Each entry acts on one filter.
+        # Reshaped, not transposed: no axis counts filters, but each entry acts on one.
         return ("output",) * rank
     return _output_at(rank - 1, rank)
 
 
 _BIAS = {"bias": ("output",)}
-_GATED = ("input", (("gate", 3), "output"))
-_LSTM_GATED = ("input", (("gate", 4), "output"))
+_GATED: Axes = ("input", (("gate", 3), "output"))
+_LSTM_GATED: Axes = ("input", (("gate", 4), "output"))
 _PROJECTION = ("input", "head output", "output")
-_ATTENTION = {
+_ATTENTION: dict[str, Axes | AxesOf] = {
     **{f"_{name}_dense.kernel": _PROJECTION for name in ("query", "key", "value", "gate")},
     **{f"_{name}_dense.bias": _PROJECTION[1:] for name in ("query", "key", "value", "gate")},
     "_output_dense.kernel": _attention_output,
     "_output_dense.bias": lambda layer: _attention_output(layer)[2:],
 }
-# By the names under which either Keras exports the classes, whether it has each or not.
-_BUILT_IN = {
+# By the names that Keras exports; either Keras may lack some.
+_BUILT_IN: dict[str, dict[str, Axes | AxesOf]] = {
     "Dense": {"kernel": ("input", "output"), **_BIAS},
     "EinsumDense": {"kernel": _einsum_kernel, "bias": _all_output("bias")},
     "Embedding": {"embeddings": ("input output", "feature")},
@@ -175,7 +176,7 @@ for _rank in (1, 2, 3):
     }
 
 
-def register_built_in():
+def register_built_in() -> None:
     """Registers the layers of `_BUILT_IN` that either Keras has."""
     for api in (backend.keras, backend.tf_keras):
         for module in (api.layers, getattr(api.layers, "experimental", None)):

@@ -1,29 +1,40 @@
 """Penalties over a model: on weights of several layers, apart or together, and on a schedule."""
 
 import inspect
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from tfreg import backend, schedules, steps
+from tfreg.inventory import Model
 from tfreg.model import penalized
 from tfreg.model.contents import Contents
-from tfreg.model.selection import Selection
-from tfreg.model.terms import Term, check_fit, sum_of
+from tfreg.model.selection import Selection, Weights
+from tfreg.model.terms import Schedule, Step, Term, check_fit, sum_of
 from tfreg.penalties import Joint, Penalty, Sum, get
+from tfreg.penalties.base import Regularizer
+
+M = TypeVar("M", bound=Model)
 
 
-def add_penalty(model, penalty, weights=None, schedule=None, step=None):
+def add_penalty(
+    model: M,
+    penalty: Regularizer | Joint | str | dict[str, Any],
+    weights: Weights = None,
+    schedule: Schedule | None = None,
+    step: Step | None = None,
+) -> M:
     """Adds a penalty on some of a model's weights to `model.losses`.
 
-    `loss + schedule(step) * sum_w penalty(w)`, or, of a `tfreg.Joint`,
+    `loss + schedule(step) * sum_w penalty(w)`, or, for a `tfreg.Joint`,
     `loss + schedule(step) * penalty(w_1, ..., w_n)`
 
     It is what `Model.add_loss` should be for weights: the penalty counts once in `fit`,
     `evaluate`, `train_on_batch` and loops of your own that read `model.losses`, on one device or
-    under `tf.distribute`; it is in the `.keras` file; and where the model was compiled before, its
-    next step follows. (A compiled model around this one must be compiled anew.) The model itself
-    is changed: its class becomes one made from its own, of the same name, which saves the
-    penalties. On each layer the names of `GroupLasso.axis` mean what they say: see `tfreg.layers`.
+    under `tf.distribute`; it is in the `.keras` file; and the next step of a compiled model
+    includes it. (A compiled model around this one must be compiled anew.) The model changes in
+    place: its class becomes a subclass of its own, of the same name, which saves the penalties. On
+    each layer the names of `GroupLasso.axis` mean what they say: see `tfreg.layers`.
 
     Args:
         model: a model of either Keras: Sequential, Functional or subclassed, built or not,
@@ -33,30 +44,28 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
         weights: the weights to penalize, those of nested models included:
 
             - None: every kernel, embeddings included; no bias, no normalization weight.
-            - a string: those whose path the regular expression is found in. A path is made of the
-              names of the layers around the weight, as they are now, and its own, joined with
-              slashes: "block/dense/kernel". Name the layers of a subclassed model: otherwise they
-              get new names when it is loaded.
+            - a string: a regular expression, searched in each weight's path. A path joins the
+              current names of the layers around the weight and its own with slashes:
+              "block/dense/kernel". Name the layers of a subclassed model: otherwise they get new
+              names when it is loaded.
             - a function of (layer, weight): those for which it returns true.
             - a list of layers (for their kernels), variables, layer names and weight paths. A
               `Joint` gets the weights in this order.
 
-            The choice is made once all layers are built, and lasts. A weight belongs to the layer
-            that made it, also where a wrapper or another layer holds it too. Frozen weights are
-            left out of the loss as long as they are frozen; as one of several in a `Joint` they
-            are constants.
+            Weights are selected for good once all layers are built. A weight belongs to the layer
+            that made it, even if a wrapper or another layer holds it too. Frozen weights add
+            nothing to the loss while they are frozen; in a `Joint` with others they are constants.
         schedule: a multiplier of the strength: a `keras.optimizers.schedules` object,
             `tfreg.schedules.CubicRamp` or another registered callable of the step.
-        step: what the schedule counts: the steps of an optimizer, a scalar integer variable, or
-            what a function returns, a variable or a tensor made of one. It is not saved: a loaded
-            model needs its penalties anew. None counts the steps of the optimizer of `model`, or
-            of the penalized model around it.
+        step: what the schedule counts: an optimizer, whose steps it counts; a scalar integer
+            variable; or a function that returns one or a tensor made of one. It is not saved: add
+            the penalty anew to a loaded model. None counts the steps of the optimizer of `model`,
+            or of the penalized model around it.
 
             The optimizer must be the one that trains the weights. If not, the first step of `fit`
-            or `train_on_batch` raises an error; in training that Keras does not do itself, a step
-            among the first ten may be the one that does. (A function that XLA compiles cannot
-            raise: its loss becomes NaN. A loop under a ParameterServerStrategy is not checked.) A
-            variable or a function is taken at its word.
+            or `train_on_batch` raises an error; in a training step of your own, one of the first
+            ten does. (A function that XLA compiles cannot raise: its loss becomes NaN. A loop under
+            a ParameterServerStrategy is not checked.) A variable or a function is not checked.
 
     Returns:
         `model`.
@@ -64,7 +73,7 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
     Raises:
         TypeError, ValueError: for other arguments; if no weight is selected, or something in the
             list is not part of the model or ambiguous; if the penalty does not fit a selected
-            weight; if a layer has LoRA enabled. Before the model is built, when it is.
+            weight; if a layer has LoRA enabled. If the model is not built, once it is.
         RuntimeError: in TensorFlow 1's graph mode.
 
     A model made of the layers or tensors of a penalized one is another model, without its
@@ -93,17 +102,17 @@ def add_penalty(model, penalty, weights=None, schedule=None, step=None):
         backend.copied(schedules.check_schedule(schedule)),
         steps.check_step(step, schedule),
     )
-    if model.built:  # what the weights alone can show is an error now, not in the first step
+    if model.built:  # raise now what the first step would raise
         check_fit(Contents(model), term)
     penalized.attach(model, [term])
     backend.renew_compiled_functions(model)
     return model
 
 
-def remove_penalties(model):
+def remove_penalties(model: M) -> M:
     """Removes what `add_penalty` added; layers keep the regularizers of their own.
 
-    The model is of its own class again, with its weights, its optimizer and its compiled state.
+    The model gets its own class back, and keeps its weights, optimizer and compiled state.
 
     Args:
         model: a model of either Keras. Models nested in it keep theirs.
@@ -125,14 +134,14 @@ def remove_penalties(model):
     return model
 
 
-def clone_model(model):
+def clone_model(model: M) -> M:
     """A copy of a model with weights of its own, initialized anew, and the same penalties.
 
-    `keras.models.clone_model` drops the penalties of a Sequential model without a word.
+    `keras.models.clone_model` silently drops the penalties of a Sequential model.
 
     Args:
-        model: a model of either Keras, penalized or not, whose `get_config` and `from_config` are
-            as saving needs them.
+        model: a model of either Keras, penalized or not, with the `get_config` and `from_config`
+            that saving needs.
 
     Returns:
         A model, not compiled.
@@ -154,12 +163,12 @@ def clone_model(model):
     )
 
 
-def regularization_loss(model):
+def regularization_loss(model: Model) -> tf.Tensor:
     """The sum of a model's losses, for a training loop of your own.
 
     `sum(model.losses) / replicas`
 
-    Call it after the model, in the step: under `tf.distribute` in the function that `run` gets,
+    Call it after the model, in the step: under `tf.distribute` in the function passed to `run`,
     where it is scaled so that the sum over the replicas counts each penalty once.
 
     Args:
@@ -169,7 +178,7 @@ def regularization_loss(model):
         A scalar tensor; 0 if the model has no losses.
 
     Raises:
-        RuntimeError: in a strategy's scope, but outside of its replicas.
+        RuntimeError: in a strategy's scope, outside of its replicas.
 
     Example:
 
@@ -184,10 +193,10 @@ def regularization_loss(model):
     return tf.nn.scale_regularization_loss(sum_of(losses) if losses else tf.constant(0.0))
 
 
-def _checked_penalty(penalty):
+def _checked_penalty(penalty: Any) -> Penalty | Joint:
     if isinstance(penalty, Joint):
         return penalty
-    resolved = None if inspect.isclass(penalty) or penalty is None else get(penalty)
+    resolved: Any = None if inspect.isclass(penalty) or penalty is None else get(penalty)
     if not backend.is_regularizer(resolved):
         raise TypeError(
             "Argument `penalty` must be a penalty, a Keras regularizer, or a tfreg.Joint. "

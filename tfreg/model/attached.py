@@ -1,35 +1,36 @@
-"""What is attached to what, and what it computes: `get_penalties`."""
+"""The penalties of a model, and their values and proximal operators: `get_penalties`."""
 
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.inventory import Model, Variable
 from tfreg.model import penalized, terms
 from tfreg.model.contents import Contents
-from tfreg.model.terms import Term
-from tfreg.penalties import Penalty
+from tfreg.model.terms import Schedule, Term
+from tfreg.penalties import Joint, Penalty
+from tfreg.penalties.base import StepSize
 
 
 @dataclasses.dataclass(frozen=True)
 class AttachedPenalty:
-    """What `get_penalties` tells about one penalty.
+    """A penalty and the weights that it is on, as `get_penalties` lists them.
 
     Attributes:
         penalty: the penalty, or the `Joint`.
-        paths: the paths of the weights that it is on; None before the model is built.
+        paths: the paths of the weights; None before the model is built.
         schedule: the schedule of its strength, or None.
         weights: the weights, frozen ones included; None before the model is built.
     """
 
-    penalty: Any
+    penalty: Penalty | Joint
     paths: list[str] | None
-    schedule: Any = None
-    weights: list | None = dataclasses.field(default=None, repr=False)
-    _on: Any = dataclasses.field(default=None, repr=False, compare=False)
+    schedule: Schedule | None = None
+    weights: list[Variable] | None = dataclasses.field(default=None, repr=False)
+    _on: "_OnModel | _OnLayer | None" = dataclasses.field(default=None, repr=False, compare=False)
 
-    def value(self):
+    def value(self) -> tf.Tensor:
         """What the penalty adds to `model.losses` now.
 
         `schedule(step) * sum_w penalty(w)` over the weights that are not frozen, with the axes
@@ -39,7 +40,7 @@ class AttachedPenalty:
             A scalar tensor.
 
         Raises:
-            RuntimeError: if the step that its schedule counts is not known, as in `model.losses`.
+            RuntimeError: if the step that its schedule counts is not known.
             ValueError: if the model is not built.
 
         Example:
@@ -52,7 +53,7 @@ class AttachedPenalty:
         """
         return self._built().value()
 
-    def prox(self, step_size):
+    def prox(self, step_size: StepSize) -> list[tf.Tensor]:
         """The proximal operator of the penalty at its weights, as it is trained.
 
         `argmin_x 1/2 sum_w ||x_w - w||^2 + step_size * schedule(step) * sum_w penalty(x_w)`
@@ -84,7 +85,7 @@ class AttachedPenalty:
         """
         return self._built().prox(step_size)
 
-    def _built(self):
+    def _built(self) -> "_OnModel | _OnLayer":
         if self._on is None:
             raise ValueError(
                 f"The model that {self.penalty!r} was added to is not built: it has no weights yet."
@@ -94,45 +95,45 @@ class AttachedPenalty:
 
 @dataclasses.dataclass(frozen=True)
 class _OnModel:
-    """A penalty that was added to the model `holder`, in `root`, whose losses are asked for."""
+    """A penalty that was added to the model `holder` in `root`, the model that is asked."""
 
-    root: Any
-    holder: Any
+    root: Model
+    holder: Model
     term: Term
 
-    def value(self):
+    def value(self) -> tf.Tensor:
         with penalized.reading_losses(self.root):
             return terms.value_of(self.holder, self.term)
 
-    def prox(self, step_size):
+    def prox(self, step_size: StepSize) -> list[tf.Tensor]:
         with penalized.reading_losses(self.root):
             return terms.prox_of(self.holder, self.term, step_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class _OnLayer:
-    """A penalty that is the argument of a layer in `root`, for a weight, whatever its layer."""
+    """A penalty that is the regularizer of a layer in `root`: names of axes go by position."""
 
-    root: Any
+    root: Model
     penalty: Penalty
-    weight: Any
+    weight: Variable
 
-    def value(self):
+    def value(self) -> tf.Tensor:
         if self._is_trained() or backend.keeps_losses_of_frozen_layers(self.root):
             return self.penalty(self.weight)
         return tf.zeros([])
 
-    def prox(self, step_size):
+    def prox(self, step_size: StepSize) -> list[tf.Tensor]:
         if self._is_trained():
             return [self.penalty.prox(self.weight, step_size)]
         return [tf.convert_to_tensor(self.weight)]
 
-    def _is_trained(self):
+    def _is_trained(self) -> bool:
         return any(weight is self.weight for weight in backend.trainable_weights(self.root))
 
 
-def get_penalties(model):
-    """What is attached to what: the penalties that `add_penalty` added, and the layers' own.
+def get_penalties(model: Model) -> list[AttachedPenalty]:
+    """The penalties that `add_penalty` added, and the layers' own, with their weights.
 
     Args:
         model: a model of either Keras.
@@ -141,7 +142,7 @@ def get_penalties(model):
         A list of `AttachedPenalty`, with fields `penalty`, `paths`, `schedule` and `weights`, and
         methods `value()`, what it adds to `model.losses` now, and `prox(step_size)`, its proximal
         operator as it is trained: first those added to the model, in order, then those of nested
-        models and of layers, as long as they are of tfreg.
+        models and of layers. Regularizers that are not tfreg's are not listed.
 
     Example:
 

@@ -3,38 +3,39 @@
 import functools
 
 from tfreg import backend
-from tfreg.inventory import holdings, made, walk
+from tfreg.inventory import Layer, Located, Variable, Weight, holdings, made, walk
 from tfreg.layers.registry import weight_layouts
+from tfreg.layout import Layout
 
 
 class Contents:
     """What is in a model now; each part is looked up once."""
 
-    def __init__(self, model):
+    def __init__(self, model: Layer) -> None:
         self.model = model
         self.name = model.name
 
     @functools.cached_property
-    def layers(self):
+    def layers(self) -> list[Located]:
         """Every layer with its place and the names of the layers around it."""
         return list(walk(self.model))
 
     @functools.cached_property
-    def is_built(self):
-        """Whether no more weights are to come."""
+    def is_built(self) -> bool:
+        """Whether all layers have made their weights."""
         return all(layer.built for _, _, layer in self.layers)
 
     @functools.cached_property
-    def _holdings(self):
+    def _holdings(self) -> list[list[Weight]]:
         return holdings(self.layers)
 
     @functools.cached_property
-    def weights(self):
-        """Every weight that was made to be trained, once, as the layer's that made it."""
+    def weights(self) -> list[Weight]:
+        """Every weight that was made to be trained, frozen or not, with the layer that made it."""
         return [made(holders) for holders in self._holdings]
 
     @functools.cached_property
-    def weights_by_place(self):
+    def weights_by_place(self) -> dict[tuple[int, ...], Weight]:
         """The weights by their places in all the layers that hold them."""
         return {
             holder.place: weight
@@ -42,17 +43,17 @@ class Contents:
             for holder in holders
         }
 
-    def made_by(self, layer):
-        """The variables among the weights that `layer` made."""
+    def made_by(self, layer: Layer) -> list[Variable]:
+        """The weights that `layer` made, as variables."""
         return [weight.variable for weight in self.weights if weight.layer is layer]
 
     @functools.cached_property
-    def layouts(self):
+    def layouts(self) -> dict[int, Layout]:
         """The layouts of the weights by their ids."""
         return weight_layouts(self.model)
 
     @functools.cached_property
-    def kernels(self):
+    def kernels(self) -> list[Weight]:
         layouts = self.layouts
         return [
             weight
@@ -61,10 +62,10 @@ class Contents:
         ]
 
     @functools.cached_property
-    def trainable(self):
+    def trainable(self) -> set[int]:
         """The ids of the weights that are not frozen."""
         return {id(variable) for variable in backend.trainable_weights(self.model)}
 
-    def listing(self):
+    def listing(self) -> str:
         paths = [weight.path for weight in self.weights]
         return f". There are: {paths}" if paths else ""

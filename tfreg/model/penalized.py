@@ -1,21 +1,24 @@
 """The class of a penalized model.
 
-It is made from the model's own class and adds the penalties to what Keras collects from every layer
-as its losses, and to its config. So they are in every kind of training, count once, and are saved.
+It inherits from the model's own class and adds the penalties to the losses that Keras collects from
+every layer, and to the config. So they are in every kind of training, count once, and are saved.
 """
 
 import contextlib
 import functools
 import inspect
 import types
-from typing import Any
+from typing import Any, NoReturn
+
+import tensorflow as tf
 
 from tfreg import backend, steps
 from tfreg.checks import check_config
+from tfreg.inventory import Layer, Model
 from tfreg.model.contents import Contents
-from tfreg.model.terms import losses_of, term_config, term_of
+from tfreg.model.terms import Term, losses_of, term_config, term_of
 
-# To a type checker the classes below stand before any model's own class and metaclass.
+# To a type checker: what follows the classes below in the method resolution order.
 _OwnClass: Any = object
 _OwnMetaclass: Any = type
 # The key of the penalties in a model's config.
@@ -25,42 +28,42 @@ _FILES = (".keras", ".h5", ".hdf5")
 
 
 class _CallableLoss:
-    """A term among the losses that tf_keras calls: its saving wants no functools.partial there."""
+    """A term among the losses that tf_keras calls, where its saving refuses a functools.partial."""
 
-    def __init__(self, model, term):
+    def __init__(self, model: Model, term: Term) -> None:
         self.model = model
         self.term = term
 
-    def __call__(self):
+    def __call__(self) -> tf.Tensor | None:
         return next(iter(losses_of(self.model, [self.term])), None)
 
 
 class _Terms:
     """The terms of a model, kept where neither Keras looks for layers, variables or state."""
 
-    def __init__(self):
-        self.terms = []
+    def __init__(self) -> None:
+        self.terms: list[Term] = []
 
 
-def terms_of(layer):
+def terms_of(layer: Layer) -> list[Term]:
     """The terms of a penalized model; none of any other layer."""
     return layer._tfreg_terms.terms if isinstance(layer, PenalizedModel) else []
 
 
 class PenalizedModel(_OwnClass):
-    """What a penalized model's class has before its own class: saving, and a way back."""
+    """Mixin placed before the model's class in the method resolution order."""
 
-    def __init_subclass__(cls, **kwargs):
-        """Not the own class's, which may register its subclasses, say."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Skips that of the model's class, which might register the new class."""
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"The class of a penalized {cls.__name__} makes no models, also none for "
+            f"The class of a penalized {cls.__name__} makes no models, not even for "
             "keras.models.clone_model. Use tfreg.clone_model(model) for a copy, or the class that "
             "the model had before."
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         if backend.is_saved_as_preset(self):
             raise _cannot_load_preset(self)
         if backend.is_saved_model_of_tf_keras(self):
@@ -75,7 +78,7 @@ class PenalizedModel(_OwnClass):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         config = dict(config)
         penalized = check_config(
             "a penalized model", config.pop(CONFIG_KEY, None), ("model", "penalties")
@@ -96,20 +99,20 @@ class PenalizedModel(_OwnClass):
         return model
 
     @property
-    def losses(self):
+    def losses(self) -> list[tf.Tensor]:
         with steps.reading_losses(self):
             return super().losses
 
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
         is_keras_own = backend.has_keras_own_train_step(own_class(self))
         with steps.training_step(self, is_keras_own):
             return super().train_step(*args, **kwargs)
 
     @staticmethod
-    def _tfreg_can_save(filepath, save_format):
+    def _tfreg_can_save(filepath: str, save_format: str | None) -> bool:
         return True
 
-    def save(self, *args, **kwargs):
+    def save(self, *args: Any, **kwargs: Any) -> Any:
         arguments = inspect.signature(super().save).bind(*args, **kwargs).arguments
         filepath = str(next(iter(arguments.values())))
         if not self._tfreg_can_save(filepath, arguments.get("save_format")):
@@ -118,7 +121,7 @@ class PenalizedModel(_OwnClass):
             self.get_config()  # Raise before Keras opens the file, which empties it.
         return super().save(*args, **kwargs)
 
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
         children = super()._trackable_children(save_type, **kwargs)
         if save_type == "savedmodel":  # whose functions may read the losses
             watched = [term.standstill for term in terms_of(self) if term.standstill]
@@ -126,7 +129,7 @@ class PenalizedModel(_OwnClass):
             children |= {f"tfreg_state_{i}": variable for i, variable in enumerate(variables)}
         return children
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         reduced: Any = self.__reduce__()
         function, arguments = reduced
         memo[id(self)] = function(*arguments)
@@ -137,11 +140,11 @@ class PenalizedModel(_OwnClass):
 class PenalizedKerasModel(PenalizedModel):
     _tfreg_api = backend.keras
 
-    def _get_own_losses(self):
+    def _get_own_losses(self) -> list[tf.Tensor]:
         return super()._get_own_losses() + losses_of(self, terms_of(self))
 
-    def __reduce__(self):
-        # The function is found by the name of its class, which only the model's own one has.
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle finds the function by the name of its class: the own class has it, not this one.
         return own_class(self)._unpickle_model, super().__reduce__()[1]
 
 
@@ -150,21 +153,21 @@ class PenalizedTFKerasModel(PenalizedModel):
     _tfreg_api = backend.tf_keras
 
     @staticmethod
-    def _tfreg_can_save(filepath, save_format):
+    def _tfreg_can_save(filepath: str, save_format: str | None) -> bool:
         return save_format in ("keras", "h5") or (save_format is None and filepath.endswith(_FILES))
 
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
         # Raise before a file is opened: get_config is called after the SavedModel is written.
         if save_type == "savedmodel" and backend.is_saved_model_of_tf_keras(self):
             raise _cannot_save("a SavedModel")
         return super()._trackable_children(save_type, **kwargs)
 
-    def _updated_config(self):
+    def _updated_config(self) -> dict[str, Any]:
         config = super()._updated_config()
         registered = backend.tf_keras.saving.get_registered_name(type(self))
         return {**config, "class_name": registered}
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         if self.built:
             return super().__reduce__()
         config = backend.tf_keras.saving.serialize_keras_object(self)
@@ -174,12 +177,11 @@ class PenalizedTFKerasModel(PenalizedModel):
 class _NamedInFiles(_OwnMetaclass):
     """Metaclass of the classes of penalized models, which gives .h5 files a name that loads.
 
-    They record the `__name__` of the outermost model's class, where .keras files record the name
-    under which a class is registered.
+    They record the `__name__` of the outermost model's class, .keras files its registered name.
     """
 
     @property
-    def __name__(cls):
+    def __name__(cls) -> str:
         # `model.__class__.__name__` is all that Keras asks for, here and in the function that
         # reads the file, where it is looked up among the registered names.
         if backend.is_called_for_h5_metadata():
@@ -188,15 +190,15 @@ class _NamedInFiles(_OwnMetaclass):
 
 
 @functools.cache
-def _metaclass_over(metaclass):
+def _metaclass_over(metaclass: type) -> type:
     if metaclass is type:
         return _NamedInFiles
     return type(metaclass.__name__, (_NamedInFiles, metaclass), {})
 
 
 @functools.cache
-def _penalized_class(cls):
-    """The class of penalized models of `cls`, of its name: Keras looks at some names."""
+def _penalized_class(cls: Any) -> type:
+    """The class of penalized models of `cls`, under its name, since Keras looks at some names."""
     is_of_keras_3 = backend.api_of(cls) is backend.keras
     stand_in = PenalizedKerasModel if is_of_keras_3 else PenalizedTFKerasModel
     namespace = {
@@ -205,12 +207,12 @@ def _penalized_class(cls):
         "__doc__": cls.__doc__,
         "_tfreg_own_class": cls,
     }
-    if "build" in vars(cls):  # tf_keras looks there whether a model has one of its own
+    if "build" in vars(cls):  # tf_keras looks here for a user's own
         namespace["build"] = vars(cls)["build"]
     if cls.get_config is stand_in._tfreg_api.Model.get_config:
-        # Which fills it in, or refuses to, by the arguments of the constructor.
+        # Keras's own fills in the arguments of the constructor, or refuses to.
         namespace["get_config"] = backend.as_default(stand_in.get_config)
-    if hasattr(cls, "save_to_preset"):  # which makes a folder before it calls get_config
+    if hasattr(cls, "save_to_preset"):  # it makes a folder before it calls get_config
         namespace["save_to_preset"] = _refuse_preset
     its_metaclass: Any = type(cls)
     made = types.new_class(
@@ -223,7 +225,7 @@ def _penalized_class(cls):
     return made
 
 
-def _cannot_save(received):
+def _cannot_save(received: str) -> ValueError:
     return ValueError(
         "Only the .keras format and .h5 files hold the penalties over a model's weights. Use one "
         "of them, save_weights, export, or save what tfreg.remove_penalties(model) returns. "
@@ -231,7 +233,7 @@ def _cannot_save(received):
     )
 
 
-def _cannot_load_preset(model):
+def _cannot_load_preset(model: Model) -> ValueError:
     return ValueError(
         "A preset does not load with the penalties over a model's weights. Save a .keras file, or "
         "save the preset of what tfreg.remove_penalties(model) returns and call tfreg.add_penalty "
@@ -239,28 +241,28 @@ def _cannot_load_preset(model):
     )
 
 
-def _refuse_preset(model, *args, **kwargs):
+def _refuse_preset(model: Model, *args: Any, **kwargs: Any) -> NoReturn:
     raise _cannot_load_preset(model)
 
 
-def is_penalized(model):
+def is_penalized(model: Model) -> bool:
     return isinstance(model, PenalizedModel)
 
 
-def reading_losses(model):
-    """While the losses of `model` are read: a penalized one knows whose steps a schedule counts."""
+def reading_losses(model: Model) -> contextlib.AbstractContextManager:
+    """A context to read the losses of `model` in: its schedules know whose steps to count."""
     return steps.reading_losses(model) if is_penalized(model) else contextlib.nullcontext()
 
 
-def own_class(model):
+def own_class(model: Model) -> Any:
     """The class of `model` without its penalties."""
     return model._tfreg_own_class if isinstance(model, PenalizedModel) else type(model)
 
 
-def attach(model, terms):
+def attach(model: Model, terms: list[Term]) -> None:
     """Makes `model` a penalized one, or adds to its terms."""
     if not isinstance(model, PenalizedModel):
-        # Past the attribute tracking of both Kerases, which has nothing to find here.
+        # object's, since those of either Keras track attributes.
         object.__setattr__(model, "_tfreg_terms", _Terms())
         its_class: Any = type(model)
         object.__setattr__(model, "__class__", _penalized_class(its_class))
@@ -270,15 +272,15 @@ def attach(model, terms):
         model._callable_losses += [_CallableLoss(model, term) for term in terms]
 
 
-def _watched(model, term):
-    # A variable or a function may stand still, as its user wants.
+def _watched(model: Model, term: Term) -> Term:
+    # A variable or a function may stand still on purpose.
     counts_optimizer = term.step is None or hasattr(term.step, "iterations")
     if term.schedule is None or not counts_optimizer:
         return term
     return term._replace(standstill=steps.StandstillCheck(model))
 
 
-def detach(model):
+def detach(model: Model) -> None:
     """Makes a penalized `model` a plain one again."""
     if isinstance(model, PenalizedTFKerasModel):
         for loss in list(model._callable_losses):

@@ -1,42 +1,51 @@
-"""Which weights of a model: what the argument `weights` selects, and remembering it."""
+"""The weights of a model that the argument `weights` selects, and how they are remembered."""
 
 import difflib
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from tfreg import backend
 from tfreg.checks import check_config, is_int
-from tfreg.inventory import walk
+from tfreg.inventory import Layer, Model, Variable, Weight, walk
 from tfreg.model.contents import Contents
 
 
 class Place(NamedTuple):
-    """A "layer" or a "weight" by its place in a model: names change when one is loaded."""
+    """A "layer" or a "weight" by its place in a model, since loading one may change names."""
 
     kind: str
     indices: tuple[int, ...]
-    shape: tuple[int, ...] | None = None  # of a weight, where it is known
+    shape: tuple[int, ...] | None = None  # of a weight, if known
+
+
+Predicate: TypeAlias = Callable[[Any, Any], Any]
+# The argument `weights` of `tfreg.add_penalty`.
+Weights: TypeAlias = str | Predicate | Sequence[str | Layer | Variable] | None
 
 
 class Selection:
     """Some weights of a model.
 
-    Once all of the model is built, it remembers the weights themselves.
+    Once all layers of the model are built, it remembers the weights themselves.
 
     Args:
-        choice: None, a regular expression, a predicate on (layer, weight), or a list of places and
-            of names and paths.
+        choice: None, a regular expression, a predicate on (layer, weight), or a list of places,
+            names and paths.
         is_from_a_file: whether a saved model brought the choice.
     """
 
-    def __init__(self, choice, is_from_a_file=False):
-        self._choice: str | Callable | list[str | Place] | None = choice
+    def __init__(
+        self,
+        choice: str | Predicate | list[str | Place] | None,
+        is_from_a_file: bool = False,
+    ) -> None:
+        self._choice = choice
         self._is_from_a_file = is_from_a_file
-        self._variables: list | None = None
+        self._variables: list[Variable] | None = None
 
     @classmethod
-    def in_model(cls, model, weights):
+    def in_model(cls, model: Model, weights: Weights) -> "Selection":
         """The selection that the argument `weights` stands for: see `tfreg.add_penalty`."""
         if weights is None:
             return cls(None)
@@ -44,7 +53,7 @@ class Selection:
             return cls(_checked_pattern(weights))
         if isinstance(weights, (list, tuple)) and weights:
             contents = Contents(model)
-            # Layers of input have no weights and no place: they come with `model.layers`.
+            # Input layers, which `model.layers` lists, have no weights and no place.
             entries = [entry for entry in weights if not backend.is_input(entry)]
             return cls([_place_of(contents, entry) for entry in _without_shards(entries)])
         if callable(weights) and not backend.is_layer(weights) and not backend.is_variable(weights):
@@ -55,7 +64,7 @@ class Selection:
             f"Received: weights={weights!r}"
         )
 
-    def select(self, contents):
+    def select(self, contents: Contents) -> list[Weight]:
         """The selected weights among the `contents` of a model, in order."""
         if self._variables is not None:
             return self._remembered(contents)
@@ -70,14 +79,14 @@ class Selection:
             self._variables = [weight.variable for weight in selected]
         return selected
 
-    def _remembered(self, contents):
+    def _remembered(self, contents: Contents) -> list[Weight]:
         by_id = {id(weight.variable): weight for weight in contents.weights}
-        found = [by_id.get(id(variable)) for variable in self._variables or ()]
-        if None in found:
+        ids = [id(variable) for variable in self._variables or ()]
+        if not by_id.keys() >= set(ids):
             raise ValueError(_GONE.format(name=contents.name))
-        return found
+        return [by_id[key] for key in ids]
 
-    def _chosen(self, contents):
+    def _chosen(self, contents: Contents) -> list[Weight]:
         if isinstance(self._choice, list):
             return [weight for entry in self._choice for weight in _listed(contents, entry)]
         if self._choice is None:
@@ -91,8 +100,8 @@ class Selection:
         accepts = self._choice
         return [weight for weight in contents.weights if accepts(weight.layer, weight.variable)]
 
-    def get_config(self, contents):
-        """The selection in JSON's types: by place as far as the model is built."""
+    def get_config(self, contents: Contents) -> Any:
+        """The selection in JSON's types: by place if the model is built."""
         if contents.model.built:
             return [
                 {"weight": list(weight.place), "shape": list(weight.variable.shape)}
@@ -105,13 +114,13 @@ class Selection:
             ]
         if callable(self._choice):
             raise ValueError(
-                "The weights of a penalty were given as a function, which is asked once the model "
-                "is built. Build the model before it is saved or copied."
+                "The weights of a penalty were given as a function, which selects them once the "
+                "model is built. Build the model before it is saved or copied."
             )
         return self._choice
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Any) -> "Selection":
         if config is None:
             return cls(None)
         if isinstance(config, str):
@@ -132,7 +141,7 @@ _GONE = (
 )
 
 
-def _place_from(config):
+def _place_from(config: Any) -> Place:
     for kind, optional in (("weight", ("shape",)), ("layer", ())):
         if isinstance(config, dict) and kind in config:
             check_config(f"a {kind}'s place", config, (kind,), optional)
@@ -145,25 +154,25 @@ def _place_from(config):
     )
 
 
-def _are_counts(values, or_unknown=False):
+def _are_counts(values: Any, or_unknown: bool = False) -> bool:
     return isinstance(values, (list, tuple)) and all(
         (is_int(value) and value >= 0) or (or_unknown and value is None) for value in values
     )
 
 
-def _checked_pattern(pattern):
+def _checked_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"Argument `weights` must be a regular expression. Received: weights={pattern!r}, "
-            f"of which re says: {error}"
+            "Argument `weights` must be a regular expression. "
+            f"Received: weights={pattern!r}: {error}"
         ) from error
     return pattern
 
 
-def _without_shards(entries):
-    """`entries` with shards, as tf_keras lists them among a model's weights, as their weight."""
+def _without_shards(entries: Iterable[Any]) -> Iterator[Any]:
+    """`entries` with one whole weight in place of its shards, which tf_keras's `weights` lists."""
     seen = set()
     for entry in entries:
         whole = backend.whole_weight(entry)
@@ -172,15 +181,15 @@ def _without_shards(entries):
         seen.add(id(whole))
 
 
-def _place_of(contents, entry):
-    """An entry of a list, with its place for a layer or a variable."""
+def _place_of(contents: Contents, entry: Any) -> str | Place:
+    """An entry of a list: a string as it is, a layer or a variable by its place."""
     if isinstance(entry, str):
         return entry
     if backend.is_variable(entry):
-        kind, called = "weight", f"the variable {backend.weight_name(entry)}"
+        kind, description = "weight", f"the variable {backend.weight_name(entry)}"
         places = [weight.place for weight in contents.weights if weight.variable is entry]
     elif backend.is_layer(entry):
-        kind, called = "layer", f"the layer {entry.name!r}"
+        kind, description = "layer", f"the layer {entry.name!r}"
         places = [place for place, _, layer in contents.layers if layer is entry]
     else:
         raise TypeError(
@@ -188,29 +197,29 @@ def _place_of(contents, entry):
             f"weight paths. Received: {entry!r}"
         )
     if not places:
-        raise ValueError(_not_in(contents, called))
+        raise ValueError(_not_in(contents, description))
     return Place(kind, places[0])
 
 
-def _not_in(contents, called):
+def _not_in(contents: Contents, description: str) -> str:
     return (
         "Argument `weights` must list layers and trainable weights of the model "
-        f"{contents.name!r}. Received: {called}, which is not part of it{contents.listing()}"
+        f"{contents.name!r}. Received: {description}, which is not part of it{contents.listing()}"
     )
 
 
-def _listed(contents, entry):
+def _listed(contents: Contents, entry: str | Place) -> list[Weight]:
     """The weights that one entry of a list stands for."""
     if isinstance(entry, str):
         named = [place for place, _, layer in contents.layers if place and layer.name == entry]
         pathed = [weight for weight in contents.weights if weight.path == entry]
-        if not pathed and not named:  # as `variable.path` of Keras 3 tells it
+        if not pathed and not named:  # `variable.path` of Keras 3
             pathed = [weight for weight in contents.weights if weight.scoped_path == entry]
         if len(named) + len(pathed) > 1:
             raise ValueError(
-                "Argument `weights` must name layers and weights of which there is one. Received: "
-                f"{entry!r}, which {len(named)} layers and {len(pathed)} weights of the model "
-                f"{contents.name!r} are called. List the layers or the variables themselves"
+                "Argument `weights` must name layers and weights unambiguously: list the layers or "
+                f"variables themselves. Received: {entry!r}, the name of {len(named)} layers and "
+                f"{len(pathed)} weights of the model {contents.name!r}"
             )
         if pathed:
             return pathed
@@ -218,8 +227,8 @@ def _listed(contents, entry):
             names = [layer.name for _, _, layer in contents.layers]
             paths = [weight.path for weight in contents.weights]
             near = difflib.get_close_matches(entry, names + paths)
-            called = f"{entry!r} (nearest: {near})" if near else repr(entry)
-            raise ValueError(_not_in(contents, called))
+            description = f"{entry!r} (nearest: {near})" if near else repr(entry)
+            raise ValueError(_not_in(contents, description))
         entry = Place("layer", named[0])
     if entry.kind == "weight":
         return [_weight_at(contents, entry)]
@@ -232,21 +241,21 @@ def _listed(contents, entry):
     paths = [weight.path for weight in contents.weights if id(weight.layer) in inside]
     if paths and not kernels:
         raise ValueError(
-            "Argument `weights` must list layers that have a kernel, or else the weight itself. "
+            "Argument `weights` must list layers that have a kernel, or the weights themselves. "
             f"Received: the layer {layer.name!r}, which has the weights {paths}"
         )
     return kernels
 
 
-def _weight_at(contents, place):
+def _weight_at(contents: Contents, place: Place) -> Weight:
     weight = contents.weights_by_place.get(place.indices)
     if weight is None or place.shape not in (None, tuple(weight.variable.shape)):
         raise ValueError(_GONE.format(name=contents.name))
     return weight
 
 
-def _check_selected(selected):
-    seen = set()
+def _check_selected(selected: list[Weight]) -> None:
+    seen: set[int] = set()
     for weight in selected:
         if id(weight.variable) in seen:
             raise ValueError(
@@ -255,7 +264,7 @@ def _check_selected(selected):
         seen.add(id(weight.variable))
 
 
-def check_no_lora(weights):
+def check_no_lora(weights: list[Weight]) -> None:
     """Raises a ValueError if a layer that made one of the `weights` has LoRA enabled."""
     for weight in weights:
         if getattr(weight.layer, "lora_enabled", False):

@@ -1,52 +1,57 @@
 """A term of a model's losses: a penalty on some of its weights, and its schedule."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from tfreg import backend, schedules, steps
 from tfreg.checks import check_config
 from tfreg.compute.numerics import with_common_dtype
+from tfreg.inventory import Model, Variable
+from tfreg.layout import Layout
 from tfreg.model.contents import Contents
 from tfreg.model.selection import Selection, check_no_lora
 from tfreg.penalties import Joint, Penalty
-from tfreg.penalties.base import check_step_size
+from tfreg.penalties.base import StepSize, check_step_size
 
-# What the config of a penalty has for a step that was given.
+Schedule: TypeAlias = Callable[[tf.Tensor], float | tf.Tensor]
+Optimizer: TypeAlias = backend.keras.optimizers.Optimizer | backend.tf_keras.optimizers.Optimizer
+Step: TypeAlias = Optimizer | Variable | Callable[[], Variable | tf.Tensor]
+# In a config: a step was given, which no file can keep.
 _LOST = "lost"
 
 
 class _LostStep:
-    """In place of a step that a model was given and that its file could not keep."""
+    """Stands for a step that was given and could not be saved."""
 
 
 class Term(NamedTuple):
     """A penalty on some of a model's weights.
 
-    `step` tells the step that the schedule counts; it is None for that of the model's optimizer.
-    `standstill` watches an optimizer, given or the model's.
+    `step` is what the schedule counts, None for the steps of the model's optimizer. `standstill`
+    watches an optimizer, given or the model's.
     """
 
     penalty: Penalty | Joint
     selection: Selection
-    schedule: Callable | None
-    step: Any = None
+    schedule: Schedule | None
+    step: Step | None = None
     standstill: steps.StandstillCheck | None = None
 
 
-def check_fit(contents, term):
+def check_fit(contents: Contents, term: Term) -> None:
     """Raises a ValueError if the penalty cannot apply to the selected weights."""
     variables = _selected(contents, term)
     if isinstance(term.penalty, Joint):
         _value(contents, term, variables)
-    else:  # without the value, whose kernels would be compiled here
+    else:  # the value would compile its kernels
         for variable in variables:
             term.penalty._checked(variable, contents.layouts.get(id(variable)))
 
 
-def losses_of(model, terms):
-    """What the terms add to the losses of the model; nothing where there is nothing to train."""
+def losses_of(model: Model, terms: list[Term]) -> list[tf.Tensor]:
+    """What the `terms` add to the losses; nothing for those without weights to train."""
     if not model.built:
         return []
     contents = Contents(model)
@@ -54,7 +59,7 @@ def losses_of(model, terms):
     return [loss for loss in losses if loss is not None]
 
 
-def _loss(contents, term):
+def _loss(contents: Contents, term: Term) -> tf.Tensor | None:
     variables = _selected(contents, term)
     to_train = [variable for variable in variables if id(variable) in contents.trainable]
     if not to_train:
@@ -73,21 +78,21 @@ def _loss(contents, term):
     return schedules.multiplier(term.schedule, step, value.dtype) * watched
 
 
-def _has_moved(contents, term, variables, value):
-    """Whether the weights are other ones than when the term had the `value`."""
+def _has_moved(contents: Contents, term: Term, variables: list[Variable], value: tf.Tensor) -> bool:
+    """Whether the weights have changed since the term had this `value`."""
     if not tf.executing_eagerly():
-        return True  # In a graph whatever trains them is part of it.
+        return True  # What trains them is part of the graph.
     return bool(_value(contents, term, variables) != value)
 
 
-def value_of(holder, term):
+def value_of(holder: Model, term: Term) -> tf.Tensor:
     """What the `term` of the model `holder` adds to the losses now, as a scalar tensor."""
     loss = _loss(Contents(holder), term)
     return tf.zeros([]) if loss is None else loss
 
 
-def prox_of(holder, term, step_size):
-    """The proximal operator of the `term` at its weights; what is frozen stays as it is."""
+def prox_of(holder: Model, term: Term, step_size: StepSize) -> list[tf.Tensor]:
+    """The proximal operator of the `term` at its weights; frozen ones stay as they are."""
     contents = Contents(holder)
     variables = _selected(contents, term)
     layouts = _layouts(contents, variables)
@@ -109,15 +114,15 @@ def prox_of(holder, term, step_size):
         ]
     if any(is_frozen):
         raise NotImplementedError(
-            "The proximal operator of a tfreg.Joint some of whose weights are frozen, and so "
-            "constants, has no closed form. Freeze all of them or none. Received: "
-            f"{term.penalty!r} in the model {holder.name!r}"
+            "The proximal operator of a tfreg.Joint some of whose weights are frozen has no closed "
+            f"form. Freeze all of them or none. Received: {term.penalty!r} in the model "
+            f"{holder.name!r}"
         )
     return term.penalty.prox_on(variables, layouts, step_size)
 
 
-def _step(holder, term):
-    """What tells the step that the schedule of a `term` of the model `holder` counts."""
+def _step(holder: Model, term: Term) -> Step:
+    """What the schedule of a `term` of the model `holder` counts."""
     if isinstance(term.step, _LostStep):
         raise RuntimeError(
             f"The schedule of a penalty over the model {holder.name!r} counts a step that was "
@@ -127,30 +132,31 @@ def _step(holder, term):
     return steps.optimizer_of(holder) if term.step is None else term.step
 
 
-def _selected(contents, term):
+def _selected(contents: Contents, term: Term) -> list[Variable]:
     weights = term.selection.select(contents)
     check_no_lora(weights)
     return [weight.variable for weight in weights]
 
 
-def _layouts(contents, variables):
+def _layouts(contents: Contents, variables: list[Variable]) -> list[Layout | None]:
     return [contents.layouts.get(id(variable)) for variable in variables]
 
 
-def _value(contents, term, variables):
+def _value(contents: Contents, term: Term, variables: list[Variable]) -> tf.Tensor:
+    penalty: Any = term.penalty
     layouts = _layouts(contents, variables)
-    if isinstance(term.penalty, Joint):
-        return term.penalty.value_on(variables, layouts)
-    return sum_of(term.penalty.values_on(variables, layouts))
+    if isinstance(penalty, Joint):
+        return penalty.value_on(variables, layouts)
+    return sum_of(penalty.values_on(variables, layouts))
 
 
-def sum_of(scalars):
+def sum_of(scalars: list[tf.Tensor]) -> tf.Tensor:
     """The sum of tensors of one or several dtypes."""
     alike = len({scalar.dtype for scalar in scalars}) == 1
     return tf.add_n(scalars if alike else with_common_dtype(scalars))
 
 
-def term_config(contents, term):
+def term_config(contents: Contents, term: Term) -> dict[str, Any]:
     config = {
         "penalty": backend.serialize(term.penalty),
         "weights": term.selection.get_config(contents),
@@ -159,7 +165,7 @@ def term_config(contents, term):
     return config if term.step is None else {**config, "step": _LOST}
 
 
-def term_of(config):
+def term_of(config: Any) -> Term:
     check_config(
         "a penalty over a model", config, ("penalty", "weights", "schedule"), optional=("step",)
     )

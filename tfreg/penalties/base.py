@@ -1,6 +1,8 @@
 """Penalty: what every penalty shares."""
 
 import inspect
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -9,34 +11,58 @@ from tfreg import backend
 from tfreg.checks import check_arguments, check_non_negative, check_strength
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.compute.policy import should_batch
+from tfreg.inventory import Variable
 from tfreg.layout import Layout
 from tfreg.penalties.registry import class_named
 from tfreg.read_only import ReadOnly
+
+Regularizer: TypeAlias = (
+    backend.keras.regularizers.Regularizer | backend.tf_keras.regularizers.Regularizer
+)
+WeightLike: TypeAlias = Variable | tf.Tensor
+StepSize: TypeAlias = float | tf.Tensor
+P = TypeVar("P", bound="Penalty")
 
 
 class Penalty(ReadOnly, backend.Regularizer):
     """A strength times a function of a weight tensor, as a regularizer of either Keras.
 
-    Called directly, or as a layer's own regularizer, a penalty sees a tensor and not its layer, so
-    that `axis="output"` and the like go by position: they mean what they do on the kernel of a
-    Dense or Conv layer. `tfreg.add_penalty` knows the layer. The units of an LSTM, transposed,
-    depthwise and grouped convolutions, embeddings and attention heads stand elsewhere: there,
-    `penalty(weight)` and `penalty.prox(weight, step_size)` belong to another penalty than the one
-    that `tfreg.add_penalty` trains. `tfreg.get_penalties(model)` has entries with `value()` and
-    `prox(step_size)`, which go by the layouts of training.
+    `factor * f(w)`
 
-    A subclass states its arguments in `__init__`, keeps each as an attribute of the same name,
-    and defines `_value(tensor, layout)`; `_prox(tensor, layout, step_size)` where that has a
-    closed form; `_check(shape, layout, weight_name)` where some weights cannot be penalized; and
-    `_joint_value(tensors, layouts, names)` with `_check_joint()` where it couples weights, and
-    `_joint_prox(tensors, layouts, names, step_size)` where that has a closed form. It sets
-    `_is_additive` if its `_value` at a stack of weights, of which the layout tells, is the sum of
-    theirs; a subclass with a value of its own sets it anew.
+    Called directly, or as a layer's own regularizer, a penalty sees a tensor and not its layer:
+    `axis="output"` and the like go by position, as on the kernel of a Dense or Conv layer.
+    `tfreg.add_penalty` knows the layer. LSTMs, transposed, depthwise and grouped convolutions,
+    embeddings and attention heads order their axes otherwise: there `penalty(weight)` and
+    `penalty.prox(weight, step_size)` differ from what `tfreg.add_penalty` trains. Use the
+    `value()` and `prox(step_size)` of the entries of `tfreg.get_penalties(model)`.
 
-    The arguments of a penalty are read-only once it is made.
+    A subclass takes its arguments in `__init__`, keeps each as an attribute of the same name, and
+    defines
+
+    - `_value(tensor, layout)`.
+    - `_prox(tensor, layout, step_size)`, if that has a closed form.
+    - `_check(shape, layout, weight_name)`, which raises, if some weights cannot be penalized.
+    - `_joint_value(tensors, layouts, names)` and `_check_joint()`, if it couples weights;
+      `_joint_prox(tensors, layouts, names, step_size)`, if that has a closed form.
+    - `_is_additive = True`, if its value at a stack of weights is the sum of theirs; a class that
+      overrides `_value` must set it again.
+
+    Arguments are read-only once the penalty is made.
 
     Args:
-        factor: the strength, a non-negative number that is finite in float32 too.
+        factor: the strength, a number >= 0 that is finite in float32 too.
+
+    Raises:
+        TypeError, ValueError: for any other `factor`.
+
+    Example:
+
+    >>> class Largest(tfreg.Penalty):
+    ...     def _value(self, tensor, layout):
+    ...         return self.factor * tf.reduce_max(tf.abs(tensor))
+    ...
+    >>> float(Largest(0.5)(tf.constant([1.0, -3.0])))
+    1.5
     """
 
     _is_additive = False
@@ -45,26 +71,26 @@ class Penalty(ReadOnly, backend.Regularizer):
         "penalty call tfreg.remove_penalties(model) and tfreg.add_penalty, or make a new layer."
     )
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "_value" in vars(cls) and "_is_additive" not in vars(cls):
             cls._is_additive = False
 
-    def __init__(self, factor):
+    def __init__(self, factor: float) -> None:
         backend.check_shapes_of_ints(type(self).__name__)
         self.factor = check_strength("factor", factor)
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, weight):
-        """The penalty's value, with names of axes by position.
+    def __call__(self, weight: WeightLike) -> tf.Tensor:
+        """The penalty's value; names of axes go by position.
 
         They mean what they do on the kernel of a Dense or Conv layer. On other layers the value
         may differ from what `tfreg.add_penalty` adds to the losses: that is the `value()` of an
         entry of `tfreg.get_penalties(model)`.
 
         Args:
-            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1. The
-                first of a weight's shards stands for the weight, the others for nothing.
+            weight: a floating-point variable of either Keras, or a tensor, of rank >= 1. Of a
+                sharded weight the first shard gives the value of the whole, the others give 0.
 
         Returns:
             A scalar tensor, accumulated in float32 (float64 for a float64 weight). For a
@@ -75,20 +101,21 @@ class Penalty(ReadOnly, backend.Regularizer):
             ValueError: if `weight` is a scalar or lacks an axis that the penalty names.
         """
         if backend.is_later_shard(weight):
-            # tf_keras asks for each shard of a weight, and adds up: the first is the whole.
+            # tf_keras adds up the shards' values: the first gives that of the whole weight.
             return tf.zeros([], accumulation_dtype(weight.dtype))
         return self.value_on(backend.whole_weight(weight), None)
 
-    def value_on(self, weight, layout):
+    def value_on(self, weight: WeightLike, layout: Layout | None) -> tf.Tensor:
         """The value at a `weight` whose axes mean what `layout` says; None goes by position."""
         tensor, layout = self._checked(weight, layout)
         return backend.loss_value(self._value(tensor, layout), weight)
 
-    def values_on(self, weights, layouts):
-        """Values whose sum is that of the values at `weights`.
+    def values_on(
+        self, weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
+    ) -> list[tf.Tensor]:
+        """Values that add up to those at `weights`.
 
-        There is one for all that have the same shape, dtype and layout if they are small, and one
-        for each other weight.
+        Small weights of the same shape, dtype and layout share one, if the penalty is additive.
         """
         alike: dict = {}
         for weight, layout in zip(weights, layouts):
@@ -103,7 +130,7 @@ class Penalty(ReadOnly, backend.Regularizer):
         return [backend.loss_value(value, weights[0]) for value in values]
 
     @tf.autograph.experimental.do_not_convert
-    def prox(self, weight, step_size):
+    def prox(self, weight: WeightLike, step_size: StepSize) -> tf.Tensor:
         """The proximal operator: `argmin_x 1/2 ||x - weight||^2 + step_size * penalty(x)`.
 
         As in a call, names of axes go by position. The proximal operator of what
@@ -112,7 +139,7 @@ class Penalty(ReadOnly, backend.Regularizer):
 
         Args:
             weight: a floating-point variable of either Keras, or a tensor, of rank >= 1.
-            step_size: a non-negative number or scalar tensor, a learning rate say.
+            step_size: a non-negative number or scalar tensor, such as a learning rate.
 
         Returns:
             A tensor of the shape and dtype of `weight`.
@@ -134,81 +161,90 @@ class Penalty(ReadOnly, backend.Regularizer):
         return self.prox_on(weight, None, step_size)
 
     @tf.autograph.experimental.do_not_convert
-    def prox_on(self, weight, layout, step_size):
-        """As `prox`, with axes that mean what `layout` says; None goes by position."""
+    def prox_on(self, weight: WeightLike, layout: Layout | None, step_size: StepSize) -> tf.Tensor:
+        """Like `prox`, with axes that mean what `layout` says; None goes by position."""
         tensor, layout = self._checked(weight, layout)
         return self._prox(tensor, layout, check_step_size(step_size, tensor.dtype))
 
-    def _checked(self, weight, layout):
-        tensor = backend.weight_tensor(weight)
-        layout = layout or Layout.positional(tensor.shape.rank)
+    def _checked(self, weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
+        tensor, layout = with_layout(weight, layout)
         self._check(tensor.shape, layout, backend.weight_name(weight))
         return tensor, layout
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         """Raises a ValueError if the penalty cannot apply to a weight of `shape` with `layout`."""
 
-    def _value(self, tensor, layout):
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor, layout)`.")
 
-    def _prox(self, tensor, layout, step_size):
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no proximal operator.")
 
-    def _check_joint(self):
+    def _check_joint(self) -> None:
         """Raises a ValueError if the penalty does not couple weights."""
         raise ValueError(
-            "Argument `penalty` must be one that couples weights. On several weights "
-            f"{type(self).__name__} is the sum of what it is on each, which add_penalty gives "
-            f"without Joint. Received: penalty={self!r}"
+            "Argument `penalty` must be one that couples weights. The value of "
+            f"{type(self).__name__} on several weights is the sum of those on each, which "
+            f"add_penalty gives without Joint. Received: penalty={self!r}"
         )
 
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         """The value at several weights together, called `names` in messages."""
         raise NotImplementedError(f"{type(self).__name__} does not couple weights.")
 
-    def _joint_prox(self, tensors, layouts, names, step_size):
+    def _joint_prox(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
         """The proximal operator at several weights together, tensors of one dtype."""
         raise no_joint_prox(self)
 
-    def get_config(self):
-        """The arguments of the constructor as they were given, in JSON's types."""
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments in JSON's types."""
         return {name: _plain(value) for name, value in self._arguments().items()}
 
     @classmethod
-    def from_config(cls, config):
-        """The penalty with the arguments `config`, what `get_config` returned."""
+    def from_config(cls: type[P], config: dict[str, Any]) -> P:
+        """The penalty whose `get_config` returned `config`."""
         return cls(**check_arguments(cls, config))
 
-    def _arguments(self):
-        """The arguments that make the penalty again, by their names."""
+    def _arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that make the same penalty."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def __add__(self, other):
-        return (
-            class_named("Sum")([self, other]) if backend.is_regularizer(other) else NotImplemented
-        )
+    def __add__(self, other: Regularizer) -> "Penalty":
+        return _sum_of(self, other)
 
-    def __radd__(self, other):
-        return (
-            class_named("Sum")([other, self]) if backend.is_regularizer(other) else NotImplemented
-        )
+    def __radd__(self, other: Regularizer) -> "Penalty":
+        return _sum_of(other, self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 
-def no_joint_prox(penalty):
-    """What to raise for a `penalty` on several weights that has no proximal operator."""
+def with_layout(weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
+    """`weight` as a tensor, with its `layout`; None stands for the positional one."""
+    tensor = backend.weight_tensor(weight)
+    return tensor, layout or Layout.positional(tensor.shape.rank)
+
+
+def no_joint_prox(penalty: Any) -> NotImplementedError:
+    """The error for a `penalty` that has no proximal operator on several weights."""
     return NotImplementedError(
-        f"The proximal operator of {penalty!r} over several weights has no closed form, or none "
-        "that is known. Use it in the loss, or a tfreg.Joint of a GroupLasso or a "
-        "SparseGroupLasso, which has one."
+        f"The proximal operator of {penalty!r} over several weights has no known closed form. "
+        "Use it in the loss, or a tfreg.Joint of GroupLasso, SparseGroupLasso or GroupMCP, which "
+        "has one."
     )
 
 
-def check_step_size(step_size, dtype):
-    """`step_size` as a float or, where it is known only when the graph runs, a scalar tensor."""
+def check_step_size(step_size: StepSize, dtype: tf.DType) -> StepSize:
+    """`step_size` as a float; as a scalar tensor if only the running graph knows it."""
     if not tf.is_tensor(step_size):
         return check_non_negative("step_size", step_size)
     step_size = tf.convert_to_tensor(step_size)
@@ -222,7 +258,13 @@ def check_step_size(step_size, dtype):
     return tf.cast(step_size, accumulation_dtype(dtype))
 
 
-def _plain(value):
+def _sum_of(*penalties: Regularizer) -> Penalty:
+    if not all(map(backend.is_regularizer, penalties)):
+        return NotImplemented
+    return class_named("Sum")(list(penalties))
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

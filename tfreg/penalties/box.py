@@ -1,5 +1,7 @@
 """BoxPenalty: keep every weight between two bounds."""
 
+from typing import TypeAlias
+
 import tensorflow as tf
 
 from tfreg.checks import check_number
@@ -7,8 +9,10 @@ from tfreg.compute.numerics import share
 from tfreg.penalties.elementwise import Elementwise
 from tfreg.penalties.registry import register
 
+Bound: TypeAlias = tf.Tensor | None
 
-def _violation(w, lower, upper):
+
+def _violation(w: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
     """`w - clip(w, lower, upper)`."""
     if lower is None:
         return tf.maximum(w - upper, 0.0)
@@ -23,8 +27,8 @@ class BoxPenalty(Elementwise):
 
     `factor * sum_i (w_i - clip(w_i, lower, upper))^2`
 
-    It is zero, and so is its gradient, inside the box; a weight outside is pulled back in
-    proportion to its distance. The bounds are soft: for hard ones use a Keras constraint.
+    Inside the box the value and the gradient are 0; outside, a weight is pulled back in proportion
+    to its distance. The bounds are soft: for hard ones use a Keras constraint.
 
     Args:
         factor: the strength, a finite number >= 0.
@@ -44,7 +48,9 @@ class BoxPenalty(Elementwise):
         Nocedal and Wright, Numerical Optimization, 2006, chapter 17 (quadratic penalty).
     """
 
-    def __init__(self, factor=0.01, lower=-1.0, upper=1.0):
+    def __init__(
+        self, factor: float = 0.01, lower: float | None = -1.0, upper: float | None = 1.0
+    ) -> None:
         super().__init__(factor)
         bound = "a finite number or None"
         self.lower = None if lower is None else check_number("lower", lower, bound)
@@ -60,12 +66,12 @@ class BoxPenalty(Elementwise):
                 f"Received: lower={lower!r}, upper={upper!r}"
             )
 
-    def f(w, lower, upper):
+    def f(w: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
         return tf.square(_violation(w, lower, upper))
 
-    def df(w, lower, upper):
+    def df(w: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
         return 2.0 * _violation(w, lower, upper)
 
-    def argmin(w, strength, lower, upper):
-        """`w - 2 s / (1 + 2 s) (w - clip(w))` for the strength s, 0 and infinity too"""
+    def argmin(w: tf.Tensor, strength: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
+        """`w - 2 s / (1 + 2 s) (w - clip(w))` for the strength s, also where that is infinite"""
         return w - share(2.0 * strength) * _violation(w, lower, upper)

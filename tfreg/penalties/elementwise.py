@@ -1,14 +1,18 @@
 """Elementwise: a penalty that is a sum over the elements of a weight."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfreg.checks import broadcasts_to
-from tfreg.compute.kernels import compiled, kernel
+from tfreg.compute.kernels import Kernel, compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants
 from tfreg.compute.reductions import total
-from tfreg.penalties.base import Penalty
+from tfreg.layout import Layout
+from tfreg.penalties.base import Penalty, StepSize
 
 
 class Elementwise(Penalty):
@@ -16,19 +20,18 @@ class Elementwise(Penalty):
 
     `factor * sum_i f(w_i)`
 
-    A subclass states `f` and its derivative as static methods of a tensor, and is complete: the
-    sum, its compilation and gradient, half precision, shards, config and `repr` are here. The
-    further parameters of `f` are arguments of the constructor of the same names: floats, arrays
-    that broadcast to the weight, or None, bools, ints and strings, each value of which is compiled
-    anew.
+    A subclass states `f` and its derivative as functions of a tensor; this class adds the sum, its
+    compilation and gradient, half precision, shards, config and `repr`. Further parameters of `f`
+    are arguments of the constructor of the same names: floats, arrays that broadcast to the weight,
+    or None, bools, ints and strings, which compile `f` anew for each value.
 
     - `f(w, ...)`: the penalty of each entry of `w`.
     - `df(w, ...)`: its derivative: at a kink a subgradient, and 0 where `f` has a minimum.
     - `argmin(w, strength, ...)`, where that has a closed form: the proximal operator
       `argmin_x 1/2 (x - w)^2 + strength * f(x)` of each entry.
 
-    NaN must stay NaN in all three. Where `f` has a limit at infinity, `f` is that limit there, and
-    `df` is 0.
+    NaN must stay NaN in all three. If `f` has a limit at infinity, it must be that limit there, and
+    `df` 0.
 
     Args:
         factor: the strength, a finite number >= 0.
@@ -59,11 +62,11 @@ class Elementwise(Penalty):
     """
 
     _is_additive = True
-    _kernel = None
-    _operator = None
-    _parameter_names: tuple = ()
+    _kernel: Any = None
+    _operator: Any = None
+    _parameter_names: tuple[str, ...] = ()
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         stated = {name: vars(cls)[name] for name in ("f", "df", "argmin") if name in vars(cls)}
         for name, function in stated.items():
@@ -76,10 +79,10 @@ class Elementwise(Penalty):
             cls._operator = compiled(_named(cls.argmin, f"{cls.__name__}_prox"))
         cls._is_additive = True
 
-    def __init__(self, factor=0.01):
+    def __init__(self, factor: float = 0.01) -> None:
         super().__init__(factor)
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         for name in self._parameter_names:
             value = getattr(self, name)
             if isinstance(value, np.ndarray) and not broadcasts_to(value.shape, shape):
@@ -88,47 +91,47 @@ class Elementwise(Penalty):
                     f"of shape {value.shape} for weight {weight_name} of shape {tuple(shape)}"
                 )
 
-    def _value(self, tensor, layout):
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         if self._kernel is None:
             return super()._value(tensor, layout)
         return self._kernel(tensor, factor=self.factor, **self._parameters(tensor))
 
-    def _prox(self, tensor, layout, step_size):
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         if self._operator is None:
             return super()._prox(tensor, layout, step_size)
         strength = step_size * self.factor
         return self._operator(tensor, strength=strength, **self._parameters(tensor))
 
-    def _parameters(self, tensor):
-        """The arguments of `f`: arrays as tensors, which are no part of what is compiled."""
+    def _parameters(self, tensor: tf.Tensor) -> dict[str, Any]:
+        """The further parameters of `f`: arrays as tensors, whose values are not compiled in."""
         values = {name: getattr(self, name) for name in self._parameter_names}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         return values | eager_constants(arrays, accumulation_dtype(tensor.dtype))
 
 
-def _kernel_of(cls):
+def _kernel_of(cls: Any) -> Kernel:
     f, df = cls.f, cls.df
-    made = kernel(_named(lambda w, **parameters: total(f(w, **parameters)), cls.__name__))
-    made.gradient(lambda w, **parameters: df(w, **parameters))
-    return made
+    summed = kernel(_named(lambda w, **parameters: total(f(w, **parameters)), cls.__name__))
+    summed.gradient(lambda w, **parameters: df(w, **parameters))
+    return summed
 
 
-def _named(function, name):
-    """`function` as it is called in the graphs that are made of it."""
+def _named(function: Callable, name: str) -> Callable:
+    """`function` under the `name` that its graphs bear."""
 
-    def named(*args, **kwargs):
+    def named(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     named.__name__ = name
     return named
 
 
-def _common_parameters(cls):
-    """The parameters of `f` behind the weight, which `df` and `argmin` have too."""
-    expected = {"f": 1, "df": 1, "argmin": 2}
+def _common_parameters(cls: type) -> tuple[str, ...]:
+    """The further parameters of `f`, which `df` and `argmin` must have too."""
+    leading = {"f": 1, "df": 1, "argmin": 2}
     parameters = {
-        name: tuple(inspect.signature(getattr(cls, name)).parameters)[first:]
-        for name, first in expected.items()
+        name: tuple(inspect.signature(getattr(cls, name)).parameters)[count:]
+        for name, count in leading.items()
         if hasattr(cls, name)
     }
     if "f" not in parameters or "df" not in parameters or len(set(parameters.values())) > 1:

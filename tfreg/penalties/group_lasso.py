@@ -1,60 +1,77 @@
 """GroupLasso: remove whole units, filters, inputs or blocks."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import reciprocal_or_zero
+from tfreg.layout import Layout
+from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
+    Axis,
     Grouped,
+    GroupSize,
     group_weights,
     roots_of_norms,
     scaled_together,
     weights_across,
 )
 from tfreg.penalties.registry import register
+from tfreg.runs import Runs
 
 
-def weighted_norms(w, roots, groups, size_weighted):
+def weighted_norms(
+    w: tf.Tensor, roots: tf.Tensor | None, groups: Runs, size_weighted: bool
+) -> tf.Tensor:
     """`sum_g weight_g ||w_g||_2`"""
     norms = groups.norm(w, roots)
     return groups.total(group_weights(w, groups, size_weighted) * norms, w)
 
 
 @kernel(keeps=roots_of_norms)
-def group_lasso(w, kept, groups, size_weighted):
+def group_lasso(
+    w: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool
+) -> tf.Tensor:
     """`sum_g weight_g ||w_g||_2`"""
     return weighted_norms(w, kept, groups, size_weighted)
 
 
 @group_lasso.pullback
-def _(w, upstream, kept, groups, size_weighted):
+def _(
+    w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool
+) -> tf.Tensor:
     """`upstream weight_g w_g / ||w_g||_2`"""
     weights = group_weights(w, groups, size_weighted)
     return groups.direction(w, weights, upstream, kept)
 
 
-def group_soft_threshold(w, threshold, groups):
+def group_soft_threshold(w: tf.Tensor, threshold: tf.Tensor, groups: Runs) -> tf.Tensor:
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     return groups.scale(_shrinkage(groups.norm(w), threshold), w)
 
 
-def _shrinkage(norm, threshold):
+def _shrinkage(norm: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     """`max(1 - threshold_g / norm_g, 0)`; 0 for a norm of 0."""
     is_zero = norm <= threshold
     excess = tf.where(is_zero, tf.ones_like(norm), norm - threshold)
-    # 1 - t / n, of an infinite n too.
+    # `1 - t / n`, without inf / inf for an infinite n.
     return reciprocal_or_zero(1.0 + threshold / excess, is_zero)
 
 
 @compiled
-def group_lasso_prox(w, strength, groups, size_weighted):
+def group_lasso_prox(
+    w: tf.Tensor, strength: tf.Tensor, groups: Runs, size_weighted: bool
+) -> tf.Tensor:
     threshold = strength * group_weights(w, groups, size_weighted)
     return group_soft_threshold(w, threshold, groups)
 
 
 @compiled
-def shrinkage_across_weights(norms, strength, group_weights):
+def shrinkage_across_weights(
+    norms: tf.Tensor, strength: tf.Tensor, group_weights: tf.Tensor
+) -> tf.Tensor:
     """The factor by which each tied group shrinks; `norms` has a row for each weight."""
     shrinkage = _shrinkage(ACROSS_WEIGHTS.norm(norms), strength * group_weights)
     return ACROSS_WEIGHTS.listed(shrinkage, norms)
@@ -66,7 +83,7 @@ class GroupLasso(Grouped):
 
     `factor * sum_g sqrt(size_g) * ||w_g||_2`
 
-    It drives whole groups to zero: with `prox` exactly, by gradient steps nearly. The gradient
+    It drives whole groups to zero: exactly with `prox`, nearly with gradient steps. The gradient
     at a zero group is 0.
 
     Args:
@@ -82,9 +99,9 @@ class GroupLasso(Grouped):
 
             Under `tfreg.add_penalty` the names mean what they say on every layer, and there is
             `"head"`, one group per attention head. As a layer's own argument they go by position:
-            there an input channel of a grouped convolution is one of each of its groups. On a
+            there `"input"` ties the k-th channels of all groups of a grouped convolution. On a
             rank-1 weight `"output"` and `"input"` make each element a group.
-            For `tfreg.Joint` it may be a list of such names and tuples, one for each weight.
+            Under `tfreg.Joint` it may be a list of such names and tuples, one for each weight.
         group_size: with integer axes only: cuts each spanned axis into runs of that many
             consecutive entries; an int for one axis, a tuple with an entry per axis for
             several, None to keep an axis whole. The last run is shorter where the length does
@@ -109,31 +126,34 @@ class GroupLasso(Grouped):
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.
     """
 
-    _is_additive = True
+    _kernel = group_lasso
+    _operator = group_lasso_prox
 
-    def __init__(self, factor=0.01, axis="output", group_size=None, size_weighted=True):
+    def __init__(
+        self,
+        factor: float = 0.01,
+        axis: Axis | Sequence[Axis] = "output",
+        group_size: GroupSize = None,
+        size_weighted: bool = True,
+    ) -> None:
         super().__init__(factor, axis, group_size, size_weighted)
 
-    def _value(self, tensor, layout):
-        w = self._groups[0].split(tensor, layout)
-        return group_lasso(w, factor=self.factor, **self._parameters(layout))
-
-    def _prox(self, tensor, layout, step_size):
-        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
-        result = group_lasso_prox(w, strength=strength, **self._parameters(layout))
-        return layout.merge(result, tensor)
-
-    def _check_joint(self):
-        pass
-
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         weights, groups, norms = self._tied(tensors, layouts, names)
         if self.size_weighted:
             # The norm of a scaled group is the scaled norm.
             norms *= weights_across(weights, groups)
         return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, size_weighted=False)
 
-    def _shrunk_together(self, tensors, layouts, names, strength):
+    def _shrunk_together(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        strength: StepSize,
+    ) -> list[tf.Tensor]:
         """The proximal operator of `strength` times the weighted norms of the tied groups."""
         weights, groups, norms = self._tied(tensors, layouts, names)
         shrinkage = shrinkage_across_weights(
@@ -143,5 +163,11 @@ class GroupLasso(Grouped):
         )
         return scaled_together(shrinkage, tensors, layouts, weights, groups)
 
-    def _joint_prox(self, tensors, layouts, names, step_size):
+    def _joint_prox(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
         return self._shrunk_together(tensors, layouts, names, step_size * self.factor)

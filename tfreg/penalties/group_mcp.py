@@ -1,12 +1,19 @@
 """GroupMCP: the minimax concave penalty of the norms of groups."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfreg.checks import check_positive
 from tfreg.compute.kernels import compiled, kernel
+from tfreg.layout import Layout
+from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
+    Axis,
     Grouped,
+    GroupSize,
     group_norms,
     group_weights,
     roots_of_norms,
@@ -15,49 +22,65 @@ from tfreg.penalties.grouped import (
 )
 from tfreg.penalties.mcp import MCP
 from tfreg.penalties.registry import register
+from tfreg.runs import Runs
 
 
-def _relative(norms, weights):
+def _relative(norms: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """The norms over the groups' weights: the root mean squares"""
-    return norms / tf.maximum(weights, 1.0)  # an empty weight's are 0
+    return norms / tf.maximum(weights, 1.0)  # empty groups have the weight 0
 
 
-def _terms(norms, weights, threshold):
+def _terms(norms: tf.Tensor, weights: tf.Tensor, threshold: StepSize) -> tf.Tensor:
     return tf.square(weights) * MCP.f(_relative(norms, weights), threshold)
 
 
 @kernel(keeps=roots_of_norms)
-def group_mcp(w, kept, groups, size_weighted, threshold):
+def group_mcp(
+    w: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool, threshold: tf.Tensor
+) -> tf.Tensor:
     """`sum_g weight_g^2 f(||w_g||_2 / weight_g)`"""
     weights = group_weights(w, groups, size_weighted)
     return groups.total(_terms(groups.norm(w, kept), weights, threshold), w)
 
 
 @group_mcp.pullback
-def _(w, upstream, kept, groups, size_weighted, threshold):
-    """`upstream weight_g f'(||w_g||_2 / weight_g) w_g / ||w_g||_2`; 0 in a group that is free"""
+def _(
+    w: tf.Tensor,
+    upstream: tf.Tensor,
+    kept: tf.Tensor | None,
+    groups: Runs,
+    size_weighted: bool,
+    threshold: tf.Tensor,
+) -> tf.Tensor:
+    """`upstream weight_g f'(||w_g||_2 / weight_g) w_g / ||w_g||_2`; 0 beyond the threshold"""
     weights = group_weights(w, groups, size_weighted)
     slopes = groups.spread(MCP.df(_relative(groups.norm(w, kept), weights), threshold), w)
     direction = groups.direction(w, weights, upstream, kept)
     return tf.where(tf.equal(slopes, 0.0), tf.zeros_like(w), slopes * direction)
 
 
-def _shrinkage(norms, weights, strength, threshold):
-    """By what `MCP` multiplies a weight of the size `norms / weights`"""
+def _shrinkage(
+    norms: tf.Tensor, weights: tf.Tensor, strength: tf.Tensor, threshold: tf.Tensor
+) -> tf.Tensor:
+    """The factor by which `MCP.argmin` scales `norms / weights`"""
     before = _relative(norms, weights)
     after = MCP.argmin(before, strength, threshold)
-    is_same, one = tf.equal(before, after), tf.ones_like(after)  # also of 0, and of infinity
+    is_same, one = tf.equal(before, after), tf.ones_like(after)  # also at 0 and infinity
     return tf.where(is_same, one, after / tf.where(is_same, one, before))
 
 
 @compiled
-def group_mcp_prox(w, strength, groups, size_weighted, threshold):
+def group_mcp_prox(
+    w: tf.Tensor, strength: tf.Tensor, groups: Runs, size_weighted: bool, threshold: tf.Tensor
+) -> tf.Tensor:
     weights = group_weights(w, groups, size_weighted)
     return groups.scale(_shrinkage(groups.norm(w), weights, strength, threshold), w)
 
 
 @compiled
-def shrinkage_of_tied(norms, strength, weights, threshold):
+def shrinkage_of_tied(
+    norms: tf.Tensor, strength: tf.Tensor, weights: tf.Tensor, threshold: tf.Tensor
+) -> tf.Tensor:
     return _shrinkage(norms, weights, strength, threshold)
 
 
@@ -97,34 +120,36 @@ class GroupMCP(Grouped):
         Breheny and Huang, Group descent algorithms for nonconvex penalized regression, 2015.
     """
 
-    _is_additive = True
+    _kernel = group_mcp
+    _operator = group_mcp_prox
 
     def __init__(
-        self, factor=0.01, threshold=1.0, axis="output", group_size=None, size_weighted=True
-    ):
+        self,
+        factor: float = 0.01,
+        threshold: float = 1.0,
+        axis: Axis | Sequence[Axis] = "output",
+        group_size: GroupSize = None,
+        size_weighted: bool = True,
+    ) -> None:
         super().__init__(factor, axis, group_size, size_weighted)
         self.threshold = check_positive("threshold", threshold)
 
-    def _parameters(self, layout):
+    def _parameters(self, layout: Layout) -> dict[str, Any]:
         return {"threshold": self.threshold, **super()._parameters(layout)}
 
-    def _value(self, tensor, layout):
-        w = self._groups[0].split(tensor, layout)
-        return group_mcp(w, factor=self.factor, **self._parameters(layout))
-
-    def _prox(self, tensor, layout, step_size):
-        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
-        result = group_mcp_prox(w, strength=strength, **self._parameters(layout))
-        return layout.merge(result, tensor)
-
-    def _check_joint(self):
-        pass
-
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         _, _, norms, weights = self._norms_of_tied(tensors, layouts, names)
         return self.factor * tf.reduce_sum(_terms(norms, weights, self.threshold))
 
-    def _joint_prox(self, tensors, layouts, names, step_size):
+    def _joint_prox(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
         parts, groups, norms, weights = self._norms_of_tied(tensors, layouts, names)
         strength, threshold = step_size * self.factor, self.threshold
         shrinkage = shrinkage_of_tied(
@@ -132,8 +157,10 @@ class GroupMCP(Grouped):
         )
         return scaled_together(shrinkage, tensors, layouts, parts, groups)
 
-    def _norms_of_tied(self, tensors, layouts, names):
-        """What `_tied` gives, with the norm of each tied group, and the groups' weights."""
+    def _norms_of_tied(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tuple[list[tf.Tensor], list[Runs], tf.Tensor, tf.Tensor]:
+        """The split tensors, the groups of each, and the norm and weight of each tied group."""
         parts, groups, norms = self._tied(tensors, layouts, names)
         norms = group_norms(norms, factor=1.0, groups=ACROSS_WEIGHTS)
         weights = weights_across(parts, groups) if self.size_weighted else tf.ones_like(norms)

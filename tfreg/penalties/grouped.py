@@ -1,82 +1,116 @@
 """Grouped: what penalties of the norms of groups share."""
 
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
 import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import with_common_dtype
 from tfreg.groups import Groups
-from tfreg.penalties.base import Penalty
+from tfreg.layout import Layout
+from tfreg.penalties.base import Penalty, StepSize
 from tfreg.runs import Runs
 
+Axis: TypeAlias = int | str | tuple[int, ...]
+GroupSize: TypeAlias = int | tuple[int | None, ...] | None
 
-def group_weights(w, groups, size_weighted):
-    """The weight of each group's norm; Yuan and Lin's is the root of its number of elements."""
+
+def group_weights(w: tf.Tensor, groups: Runs, size_weighted: bool) -> tf.Tensor:
+    """The weight of each group's norm: the root of its number of elements (Yuan and Lin), or 1."""
     return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([1] * w.shape.rank, w.dtype)
 
 
-def roots_of_norms(w, groups, **_):
+def roots_of_norms(w: tf.Tensor, groups: Runs, **_: Any) -> tf.Tensor | None:
     return groups.roots_to_keep(w)
 
 
 @kernel(keeps=roots_of_norms)
-def group_norms(w, kept, groups):
+def group_norms(w: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor:
     """`||w_g||_2` of each group, as a vector"""
     return groups.listed(groups.norm(w, roots=kept), w)
 
 
 @group_norms.pullback
-def _(w, upstream, kept, groups):
+def _(w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor:
     """`upstream_g w_g / ||w_g||_2`"""
     return groups.scale(groups.grid_of(upstream, w), groups.direction(w, roots=kept))
 
 
-# In a stack of one vector per weight of a joint penalty, those that the same groups are part of.
+# In a matrix with a row for each weight and a column for each tied group: the columns.
 ACROSS_WEIGHTS = Runs(((0, None),))
 
 
-def weights_across(weights, groups):
+def weights_across(weights: list[tf.Tensor], groups: list[Runs]) -> tf.Tensor:
     """The root of the number of elements of each tied group."""
     return tf.sqrt(tf.add_n([group.listed_sizes(w) for w, group in zip(weights, groups)]))
 
 
 @compiled
-def shrunk_groups(w, shrinkage, groups):
+def shrunk_groups(w: tf.Tensor, shrinkage: tf.Tensor, groups: Runs) -> tf.Tensor:
     """`shrinkage_g w_g`"""
     return groups.scale(groups.grid_of(shrinkage, w), w)
 
 
 class Grouped(Penalty):
-    """A penalty of the norms of the groups that `axis` and `group_size` cut a weight into."""
+    """A penalty of the norms of the groups that `axis` and `group_size` cut a weight into.
 
-    def __init__(self, factor, axis, group_size, size_weighted):
+    A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight.
+    """
+
+    _is_additive = True
+    _kernel: Any = None
+    _operator: Any = None
+
+    def __init__(
+        self,
+        factor: float,
+        axis: Axis | Sequence[Axis],
+        group_size: GroupSize,
+        size_weighted: bool,
+    ) -> None:
         super().__init__(factor)
         self._is_per_weight = isinstance(axis, list) and any(not is_int(entry) for entry in axis)
-        entries = axis if self._is_per_weight else [axis]
+        entries: Any = axis if self._is_per_weight else [axis]
         self._groups = [Groups(entry, group_size) for entry in entries]
         self.size_weighted = check_bool("size_weighted", size_weighted)
 
     @property
-    def axis(self):
+    def axis(self) -> Axis | list[Axis]:
         axes = [groups.axis for groups in self._groups]
         return self._read_only("axis", axes) if self._is_per_weight else axes[0]
 
     @property
-    def group_size(self):
+    def group_size(self) -> GroupSize:
         return self._groups[0].group_size
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self._is_per_weight:
             raise ValueError(
-                "Argument `axis` must be one for all weights, but under tfreg.Joint. "
+                "Argument `axis` may have an entry for each weight only under tfreg.Joint. "
                 f"Received: axis={self.axis!r} for weight {weight_name}"
             )
         self._groups[0].resolve(layout, weight_name)
 
-    def _parameters(self, layout):
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+        w = self._groups[0].split(tensor, layout)
+        return self._kernel(w, factor=self.factor, **self._parameters(layout))
+
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
+        result = self._operator(w, strength=strength, **self._parameters(layout))
+        return layout.merge(result, tensor)
+
+    def _check_joint(self) -> None:
+        pass
+
+    def _parameters(self, layout: Layout) -> dict[str, Any]:
         return {"groups": self._groups[0].resolve(layout), "size_weighted": self.size_weighted}
 
-    def _tied(self, tensors, layouts, names):
+    def _tied(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tuple[list[tf.Tensor], list[Runs], tf.Tensor]:
         """The `tensors` split and in one dtype, the groups of each, and a row of norms for each.
 
         Raises a ValueError if they do not have the same number of groups.
@@ -91,12 +125,12 @@ class Grouped(Penalty):
         if len(set(counts)) > 1:
             listed = ", ".join(f"{name} with {count}" for name, count in zip(names, counts))
             raise ValueError(
-                f"{type(self).__name__} over several weights ties their k-th groups, of which all "
+                f"{type(self).__name__} over several weights ties their k-th groups: all weights "
                 f"must have as many. Received: {listed} for {self!r}"
             )
         return weights, groups, tf.stack(norms)
 
-    def _groups_of(self, names):
+    def _groups_of(self, names: list[str]) -> list[Groups]:
         if not self._is_per_weight:
             return self._groups * len(names)
         if len(self._groups) != len(names):
@@ -107,7 +141,13 @@ class Grouped(Penalty):
         return self._groups
 
 
-def scaled_together(shrinkage, tensors, layouts, weights, groups):
+def scaled_together(
+    shrinkage: tf.Tensor,
+    tensors: list[tf.Tensor],
+    layouts: list[Layout],
+    weights: list[tf.Tensor],
+    groups: list[Runs],
+) -> list[tf.Tensor]:
     """The `tensors` with their tied groups multiplied by the entries of `shrinkage`."""
     return [
         layout.merge(shrunk_groups(w, shrinkage=shrinkage, groups=group), tensor)

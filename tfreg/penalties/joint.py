@@ -1,12 +1,22 @@
 """Joint: one penalty on several weights together."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfreg import backend
 from tfreg.checks import check_arguments
 from tfreg.compute.numerics import with_common_dtype
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, check_step_size, no_joint_prox
+from tfreg.penalties.base import (
+    Penalty,
+    StepSize,
+    WeightLike,
+    check_step_size,
+    no_joint_prox,
+    with_layout,
+)
 from tfreg.read_only import ReadOnly
 
 
@@ -17,21 +27,20 @@ class Joint(ReadOnly):
     `penalty(w_1, ..., w_n)`
 
     - `GroupLasso`, `SparseGroupLasso` and `GroupMCP` tie the weights' groups: the k-th groups of
-      all of them are one group, which goes as a whole. That of `GroupLasso` is
+      all weights become one. For `GroupLasso` that is
       `factor * sum_k sqrt(size_k) * sqrt(sum_i ||w_ik||^2)`. Their `axis` may be a list with an
       entry for each weight.
     - `TotalVariation` compares each weight with the next one of the same shape:
       `factor * sum_i ||w_(i+1) - w_i||_1`, a smoothness over depth.
-    - A function of a list of tensors, registered with Keras, is what it returns, a scalar.
+    - A registered function of a list of tensors returns the value, a scalar.
 
     Args:
-        penalty: a penalty of those, a `Sum` of them, or a function that was registered with
+        penalty: one of those penalties, a `Sum` of them, or a function registered with
             `keras.saving.register_keras_serializable`.
 
     Raises:
         TypeError: if `penalty` is none of these.
-        ValueError: if it is a penalty that does not couple weights, or a function that a saved
-            model could not name.
+        ValueError: if it is a penalty that does not couple weights, or an unregistered function.
 
     Example:
 
@@ -43,7 +52,7 @@ class Joint(ReadOnly):
 
     _instead = Penalty._instead
 
-    def __init__(self, penalty):
+    def __init__(self, penalty: Penalty | Callable[[list[tf.Tensor]], tf.Tensor]) -> None:
         if isinstance(penalty, Penalty):
             penalty._check_joint()
         elif not callable(penalty) or isinstance(penalty, Joint) or backend.is_regularizer(penalty):
@@ -55,7 +64,7 @@ class Joint(ReadOnly):
             backend.check_registered("penalty", penalty)
         self.penalty = penalty
 
-    def __call__(self, weights):
+    def __call__(self, weights: Sequence[WeightLike]) -> tf.Tensor:
         """The penalty's value at `weights`, a list; names of axes go by position."""
         if not isinstance(weights, (list, tuple)) or not weights:
             raise TypeError(
@@ -66,7 +75,9 @@ class Joint(ReadOnly):
         return self.value_on(weights, [None] * len(weights))
 
     @tf.autograph.experimental.do_not_convert
-    def value_on(self, weights, layouts):
+    def value_on(
+        self, weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
+    ) -> tf.Tensor:
         """The value at `weights` whose axes mean what `layouts` say; None goes by position."""
         tensors, layouts, names = _known(weights, layouts)
         if isinstance(self.penalty, Penalty):
@@ -81,7 +92,12 @@ class Joint(ReadOnly):
         return backend.loss_value(value, weights[0])
 
     @tf.autograph.experimental.do_not_convert
-    def prox_on(self, weights, layouts, step_size):
+    def prox_on(
+        self,
+        weights: Sequence[WeightLike],
+        layouts: Sequence[Layout | None],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
         """`argmin_x 1/2 sum_i ||x_i - weights_i||^2 + step_size * penalty(x_1, ..., x_n)`.
 
         Args:
@@ -94,7 +110,7 @@ class Joint(ReadOnly):
 
         Raises:
             NotImplementedError: if the penalty has no proximal operator in closed form.
-            TypeError, ValueError: as the value; or for another `step_size`.
+            TypeError, ValueError: as for the value; or for any other `step_size`.
         """
         if not isinstance(self.penalty, Penalty):
             raise no_joint_prox(self)
@@ -104,29 +120,28 @@ class Joint(ReadOnly):
         results = self.penalty._joint_prox(wide, layouts, names, step_size)
         return [tf.cast(result, tensor.dtype) for result, tensor in zip(results, tensors)]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"penalty": backend.serialize(self.penalty)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Joint":
         penalty = check_arguments(cls, config)["penalty"]
         return cls(**{**config, "penalty": backend.deserialize(penalty)})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"
 
 
-def _known(weights, layouts):
+def _known(
+    weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
+) -> tuple[list[tf.Tensor], list[Layout], list[str]]:
     """The `weights` as tensors, their layouts, and their names for messages."""
-    tensors = [backend.weight_tensor(weight) for weight in weights]
-    layouts = [
-        layout or Layout.positional(tensor.shape.rank) for layout, tensor in zip(layouts, tensors)
-    ]
+    tensors, layouts = map(list, zip(*map(with_layout, weights, layouts)))
     return tensors, layouts, _distinct([backend.weight_name(weight) for weight in weights])
 
 
-def _distinct(names):
-    """`names`, with their place where they are those of tensors and so alike."""
+def _distinct(names: list[str]) -> list[str]:
+    """`names`, with their places if some are the same, as those of tensors are."""
     if len(set(names)) == len(names):
         return names
     return [f"{name} at {place}" for place, name in enumerate(names)]

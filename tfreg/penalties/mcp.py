@@ -35,18 +35,18 @@ class MCP(Elementwise):
         Zhang, Nearly unbiased variable selection under minimax concave penalty, 2010.
     """
 
-    def __init__(self, factor=0.01, threshold=1.0):
+    def __init__(self, factor: float = 0.01, threshold: float = 1.0) -> None:
         super().__init__(factor)
         self.threshold = check_positive("threshold", threshold)
 
-    def f(w, threshold):
+    def f(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         t = tf.minimum(tf.abs(w), threshold)
         return t - 0.5 * t * (t / threshold)
 
-    def df(w, threshold):
+    def df(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         return tf.sign(w) * tf.maximum(1.0 - tf.abs(w) / threshold, 0.0)
 
-    def argmin(w, strength, threshold):
+    def argmin(w: tf.Tensor, strength: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         """Firm thresholding; where the objective is not convex, hard thresholding."""
         t = tf.abs(w)
         is_convex = strength < threshold

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -10,12 +11,13 @@ from tfreg.checks import broadcasts_to, check_number
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, share
 from tfreg.compute.reductions import total
-from tfreg.penalties.base import Penalty
+from tfreg.layout import Layout
+from tfreg.penalties.base import Penalty, StepSize
 from tfreg.penalties.registry import register
 
 
-def _not_repeated(x, w):
-    """`x`, whose shape must be that of `w`: one of length 1 could have been broadcast."""
+def _not_repeated(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """`x` if it has the shape of `w`: an axis of `w` of length 1 could have been broadcast."""
     if w.shape.is_fully_defined():
         return x
     message = "The batch shape of a Prior's distribution must broadcast to the weight's shape."
@@ -23,12 +25,16 @@ def _not_repeated(x, w):
         return tf.identity(x)
 
 
-def _log_density(w, recipe, numbers):
+def _log_density(
+    w: tf.Tensor, recipe: distributions.Recipe, numbers: dict[str, tf.Tensor]
+) -> tf.Tensor:
     return _not_repeated(recipe.distribution(numbers).log_prob(w), w)
 
 
-def _flat(w, is_half_line, cusp, floor):
-    """Where the gradient is 0 by convention, not by TFP, as a mask; None if nowhere."""
+def _flat(
+    w: tf.Tensor, is_half_line: bool, cusp: tf.Tensor | None, floor: tf.Tensor | None
+) -> tf.Tensor | None:
+    """A mask of where the gradient is 0 by convention, not by TFP; None if nowhere."""
     masks = []
     if is_half_line:
         masks.append(w < 0.0)
@@ -39,8 +45,15 @@ def _flat(w, is_half_line, cusp, floor):
     return functools.reduce(tf.logical_or, masks) if masks else None
 
 
-@kernel(shares_terms=False)  # quotients of the weight, which would be written to memory
-def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
+@kernel(shares_terms=False)  # XLA would write shared quotients of the weight to memory
+def negative_log_density(
+    w: tf.Tensor,
+    recipe: distributions.Recipe,
+    is_half_line: bool,
+    cusp: tf.Tensor | None,
+    floor: tf.Tensor | None,
+    **numbers: tf.Tensor,
+) -> tf.Tensor:
     """`-sum_i log p(w_i)`; `|w_i|` counts as the `floor` where it is less"""
     x = w
     if floor is not None:
@@ -52,26 +65,33 @@ def negative_log_density(w, recipe, is_half_line, cusp, floor, **numbers):
 
 
 @negative_log_density.gradient
-def _(w, recipe, is_half_line, cusp, floor, **numbers):
+def _(
+    w: tf.Tensor,
+    recipe: distributions.Recipe,
+    is_half_line: bool,
+    cusp: tf.Tensor | None,
+    floor: tf.Tensor | None,
+    **numbers: tf.Tensor,
+) -> tf.Tensor:
     """`-d/dw_i log p(w_i)`, by autodiff; 0 off the support, below the floor and at a cusp"""
     flat = _flat(w, is_half_line, cusp, floor)
-    # An undefined gradient there would make the second one NaN; one at a distance of 1 is regular.
+    # Differentiate at a regular point there: a NaN would reach the second derivative, mask or not.
     regular = 1.0 if cusp is None else cusp + 1.0
     x = w if flat is None else tf.where(flat, regular * tf.ones_like(w), w)
-    [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # no tape records in here
+    [gradient] = tf.gradients(-_log_density(x, recipe, numbers), x)  # in a graph: no tape
     if flat is not None:
         gradient = tf.where(flat, tf.zeros_like(w), gradient)
     return gradient + tf.stop_gradient(w - w)  # NaN where the weight is infinite or NaN
 
 
 @compiled
-def normal_prox(w, strength, loc, scale):
-    """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, of 0 or infinity too"""
+def normal_prox(w: tf.Tensor, strength: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, also where that is infinite"""
     return _not_repeated(w - share(strength / scale / scale) * (w - loc), w)
 
 
 @compiled
-def laplace_prox(w, strength, loc, scale):
+def laplace_prox(w: tf.Tensor, strength: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """`loc + sign(w - loc) max(|w - loc| - t, 0)` for `t = strength / scale`"""
     threshold = strength / scale
     distance = w - loc
@@ -88,27 +108,27 @@ class Prior(Penalty):
 
     `-factor * sum_i log p(w_i)`
 
-    Under the mean of the examples' negative log likelihoods, the cross-entropy say, the penalized
-    loss has its minimum at the maximum a posteriori (MAP) estimate if `factor` is
-    `1 / (number of training examples)`. The mean of squared errors of k outputs with noise of
-    standard deviation s is that mean times `2 s^2 / k`, and so is the factor then.
+    If the loss is the mean of the examples' negative log likelihoods, such as cross-entropy, then
+    `factor = 1 / (number of training examples)` puts the minimum of the penalized loss at the
+    maximum a posteriori (MAP) estimate. If it is the mean squared error of k outputs with noise of
+    standard deviation s, multiply that by `2 s^2 / k`.
 
-    The gradient is TFP's. Where that is undefined though the density is not, at 0 or at the
-    location of a generalized normal distribution say, it is 0.
+    The gradient is TFP's. Where that is undefined though the density is not, such as at 0 or at
+    the location of a generalized normal distribution, it is 0.
 
-    A density on the numbers >= 0 is for weights that a constraint keeps there. A negative weight
-    has an infinite penalty and no gradient, and so has one of 0 where the density is 0 there, as
-    that of Gamma with a concentration above 1; with a `floor` that is finite.
+    A density on the numbers >= 0 is for weights that a constraint keeps there. At a negative weight
+    the penalty is infinite and its gradient 0. The same holds at 0 if the density is 0 there, as
+    that of Gamma with a concentration above 1; a `floor` makes the penalty finite there.
 
     Args:
         distribution: a distribution of `tensorflow_probability.distributions` or the name of one,
-            `"Laplace"` say. It is continuous, of scalars, on all real numbers or all of those
-            >= 0; its batch shape broadcasts to the weight's shape; its parameters are constants.
+            such as `"Laplace"`: continuous, of scalars, on all real numbers or all of those >= 0,
+            with constant parameters and a batch shape that broadcasts to the weight's shape.
         factor: the strength, a finite number >= 0. There is no default.
-        floor: a magnitude > 0 below which the density is held constant, which a density that is
-            infinite at 0 needs; or None.
-        **parameters: those of a distribution that is given by its name: numbers, arrays, or
-            distributions, as those of a mixture.
+        floor: a magnitude > 0 below which the density is held constant, or None. A density that
+            is infinite at 0 needs one.
+        **parameters: the parameters of a distribution given by name: numbers, arrays or, as for a
+            mixture, distributions.
 
     Raises:
         TypeError: if `distribution` or a parameter is of another type.
@@ -137,10 +157,16 @@ class Prior(Penalty):
 
     _is_additive = True
 
-    def __init__(self, distribution, factor=None, floor=None, **parameters):
+    def __init__(
+        self,
+        distribution: Any,
+        factor: float | None = None,
+        floor: float | None = None,
+        **parameters: Any,
+    ) -> None:
         if factor is None:
             raise ValueError(
-                "Argument `factor` must be given: it is 1 / (number of training examples) under "
+                "Argument `factor` must be given: 1 / (number of training examples) if the loss is "
                 "the mean of their negative log likelihoods. Received: factor=None"
             )
         super().__init__(factor)
@@ -153,18 +179,18 @@ class Prior(Penalty):
         self._traits = traits.traits(self._recipe, self._numbers, self.floor)
 
     @property
-    def distribution(self):
+    def distribution(self) -> str:
         """The name of the distribution."""
         return self._recipe.name
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict[str, Any]:
         """The parameters: numbers, arrays, and a dict for each distribution among them."""
         description = self._recipe.description(self._numbers)
         del description["distribution"]
         return self._read_only("parameters", description)
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if not broadcasts_to(self._traits.batch_shape, shape):
             raise ValueError(
                 "Argument `distribution` must have a batch shape that broadcasts to the weight's "
@@ -172,7 +198,7 @@ class Prior(Penalty):
                 f"{weight_name} of shape {tuple(shape)}"
             )
 
-    def _value(self, tensor, layout):
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return negative_log_density(
             tensor,
@@ -184,17 +210,17 @@ class Prior(Penalty):
             **numbers,
         )
 
-    def _prox(self, tensor, layout, step_size):
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         if self.distribution not in PROXIMAL_OPERATORS or self.floor is not None:
             raise NotImplementedError(
-                f"The proximal operator of {self!r} has no closed form, or none that is known. "
+                f"The proximal operator of {self!r} has no known closed form. "
                 f"Without a floor, that of {' and '.join(PROXIMAL_OPERATORS)} has one."
             )
         prox = PROXIMAL_OPERATORS[self.distribution]
         numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return prox(tensor, strength=step_size * self.factor, **numbers)
 
-    def _arguments(self):
+    def _arguments(self) -> dict[str, Any]:
         return {
             "distribution": self.distribution,
             "factor": self.factor,

@@ -1,5 +1,8 @@
 """Quadratic: weights near a center, each with a precision of its own."""
 
+import numpy.typing as npt
+import tensorflow as tf
+
 from tfreg.checks import check_array
 from tfreg.compute.numerics import share
 from tfreg.penalties.elementwise import Elementwise
@@ -38,17 +41,21 @@ class Quadratic(Elementwise):
         Li, Grandvalet and Davoine, Explicit inductive bias for transfer learning, 2018 (L2-SP).
     """
 
-    def __init__(self, factor=0.01, center=0.0, precision=1.0):
+    def __init__(
+        self, factor: float = 0.01, center: npt.ArrayLike = 0.0, precision: npt.ArrayLike = 1.0
+    ) -> None:
         super().__init__(factor)
         self.center = check_array("center", center)
         self.precision = check_array("precision", precision, least=0.0)
 
-    def f(w, center, precision):
+    def f(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
         return 0.5 * precision * (w - center) ** 2
 
-    def df(w, center, precision):
+    def df(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
         return precision * (w - center)
 
-    def argmin(w, strength, center, precision):
+    def argmin(
+        w: tf.Tensor, strength: tf.Tensor, center: tf.Tensor, precision: tf.Tensor
+    ) -> tf.Tensor:
         t = strength * precision
         return w - share(t) * (w - center)

@@ -3,13 +3,16 @@
 import difflib
 import inspect
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tfreg import backend
 
+T = TypeVar("T")
 _CLASSES: dict[str, type] = {}
 
 
-def register(cls):
+def register(cls: type[T]) -> type[T]:
     """Registers a penalty: saved models that hold one load, and `tfreg.get` knows its name.
 
     A process that loads such a model must import the module of the class first.
@@ -22,7 +25,7 @@ def register(cls):
         `cls`, so that this is a decorator.
 
     Raises:
-        TypeError: if `cls` is no such class.
+        TypeError: if `cls` is not such a class.
         ValueError: if tfreg itself has a penalty of its name.
 
     Example:
@@ -49,11 +52,11 @@ def register(cls):
     return backend.register_regularizer(cls)
 
 
-def _is_own(cls):
+def _is_own(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == backend.PACKAGE
 
 
-def get(identifier):
+def get(identifier: str | dict[str, Any] | Callable[..., Any] | None) -> Any:
     """The penalty that `identifier` stands for, as `keras.regularizers.get` resolves it.
 
     Args:
@@ -66,7 +69,7 @@ def get(identifier):
         A penalty, the callable, or None.
 
     Raises:
-        ValueError: if no penalty has that name, or the config is not one of its.
+        ValueError: if no penalty has that name, or its class does not take the config.
         TypeError: if `identifier` is none of these.
 
     Example:
@@ -93,17 +96,16 @@ def get(identifier):
                 f"'config'. Received: identifier={identifier!r}"
             )
         return class_named(identifier["class_name"]).from_config(config)
-    if inspect.isclass(identifier):
-        identifier = identifier()
-    if identifier is None or callable(identifier):
-        return identifier
+    made: Any = identifier() if inspect.isclass(identifier) else identifier
+    if made is None or callable(made):
+        return made
     raise TypeError(
         "Argument `identifier` must be a penalty's name, a dict, a callable or None. "
-        f"Received: identifier={identifier!r}"
+        f"Received: identifier={made!r}"
     )
 
 
-def class_named(name):
+def class_named(name: str) -> Any:
     """The registered class of that name, in either spelling."""
     names = {_snake_case(class_name): class_name for class_name in _CLASSES}
     bare = name.removeprefix(f"{backend.PACKAGE}>")
@@ -117,5 +119,5 @@ def class_named(name):
     return _CLASSES[class_name]
 
 
-def _snake_case(name):
+def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -7,8 +7,8 @@ from tfreg.penalties.elementwise import Elementwise
 from tfreg.penalties.registry import register
 
 
-def _slope(w, knee, threshold):
-    """The slope at `abs(w)`: 1 up to the knee, in a line to 0 at the threshold."""
+def _slope(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
+    """The slope at `abs(w)`: 1 up to the knee, from there linear to 0 at the threshold."""
     t = tf.clip_by_value(tf.abs(w), knee, threshold)
     return (threshold - t) / (threshold - knee)
 
@@ -17,8 +17,8 @@ def _slope(w, knee, threshold):
 class SCAD(Elementwise):
     """Smoothly clipped absolute deviation: sparse weights, without L1's bias on the large ones.
 
-    `factor * sum_i f(abs(w_i))` with the slope `f'(t) = 1` up to the knee, from there in a line to
-    0 at the threshold, and 0 beyond
+    `factor * sum_i f(abs(w_i))` with the slope `f'(t) = 1` up to the knee, from there linear to 0
+    at the threshold, and 0 beyond
 
     Args:
         factor: the strength, a finite number >= 0.
@@ -41,7 +41,7 @@ class SCAD(Elementwise):
         properties, 2001.
     """
 
-    def __init__(self, factor=0.01, knee=1.0, threshold=3.0):
+    def __init__(self, factor: float = 0.01, knee: float = 1.0, threshold: float = 3.0) -> None:
         super().__init__(factor)
         self.knee = check_positive("knee", knee)
         self.threshold = check_positive("threshold", threshold)
@@ -51,15 +51,17 @@ class SCAD(Elementwise):
                 f"Received: knee={knee!r}, threshold={threshold!r}"
             )
 
-    def f(w, knee, threshold):
+    def f(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         slope = _slope(w, knee, threshold)
         return tf.minimum(tf.abs(w), knee) + 0.5 * (threshold - knee) * (1.0 - slope**2)
 
-    def df(w, knee, threshold):
+    def df(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         return tf.sign(w) * _slope(w, knee, threshold)
 
-    def argmin(w, strength, knee, threshold):
-        """Soft thresholding, which meets the identity in a line, or where both cost the same."""
+    def argmin(
+        w: tf.Tensor, strength: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor
+    ) -> tf.Tensor:
+        """Soft thresholding, a line, the identity; if that is not convex, a jump for the line."""
         t, width = tf.abs(w), threshold - knee
         soft = tf.where(t <= strength, tf.zeros_like(w), w - tf.sign(w) * strength)
         is_convex = strength < width

@@ -1,30 +1,53 @@
 """SparseGroupLasso: few groups, and few weights in each."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfreg.checks import check_number
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import signum, with_common_dtype
 from tfreg.compute.reductions import total
+from tfreg.layout import Layout
+from tfreg.penalties.base import StepSize
 from tfreg.penalties.group_lasso import GroupLasso, group_soft_threshold, weighted_norms
-from tfreg.penalties.grouped import group_weights
+from tfreg.penalties.grouped import Axis, GroupSize, group_weights
 from tfreg.penalties.registry import register
+from tfreg.runs import Runs
 
 
-def _roots_of_norms_if_used(w, l2, groups, **_):
+def _roots_of_norms_if_used(
+    w: tf.Tensor, l2: tf.Tensor | None, groups: Runs, **_: Any
+) -> tf.Tensor | None:
     return None if l2 is None else groups.roots_to_keep(w)
 
 
 @kernel(keeps=_roots_of_norms_if_used)
-def sparse_group_lasso(w, kept, l1, l2, groups, size_weighted):
-    """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, infinity and all."""
+def sparse_group_lasso(
+    w: tf.Tensor,
+    kept: tf.Tensor | None,
+    l1: tf.Tensor | None,
+    l2: tf.Tensor | None,
+    groups: Runs,
+    size_weighted: bool,
+) -> tf.Tensor:
+    """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, even 0 times infinity."""
     l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
     l2_term = [] if l2 is None else [l2 * weighted_norms(w, kept, groups, size_weighted)]
     return tf.add_n(l1_term + l2_term)
 
 
 @sparse_group_lasso.pullback
-def _(w, upstream, kept, l1, l2, groups, size_weighted):
+def _(
+    w: tf.Tensor,
+    upstream: tf.Tensor,
+    kept: tf.Tensor | None,
+    l1: tf.Tensor | None,
+    l2: tf.Tensor | None,
+    groups: Runs,
+    size_weighted: bool,
+) -> tf.Tensor:
     """`upstream (l1 sign(w) + l2 weight_g w_g / ||w_g||_2)`"""
     weights = group_weights(w, groups, size_weighted)
     l1_term = [] if l1 is None else [upstream * l1 * signum(w)]
@@ -32,25 +55,32 @@ def _(w, upstream, kept, l1, l2, groups, size_weighted):
     return tf.add_n(l1_term + l2_term)
 
 
-def _soft_threshold(w, threshold):
+def _soft_threshold(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     """`sign(w) max(|w| - threshold, 0)`; where `w` is NaN, NaN."""
     return tf.where(tf.abs(w) <= threshold, tf.zeros_like(w), w - threshold * tf.sign(w))
 
 
 @kernel
-def l1_norm(w):
+def l1_norm(w: tf.Tensor) -> tf.Tensor:
     """`||w||_1`"""
     return total(tf.abs(w))
 
 
 @l1_norm.gradient
-def _(w):
+def _(w: tf.Tensor) -> tf.Tensor:
     """`sign(w)`"""
     return signum(w)
 
 
 @compiled
-def sparse_group_lasso_prox(w, strength, l1, l2, groups, size_weighted):
+def sparse_group_lasso_prox(
+    w: tf.Tensor,
+    strength: tf.Tensor,
+    l1: tf.Tensor | None,
+    l2: tf.Tensor | None,
+    groups: Runs,
+    size_weighted: bool,
+) -> tf.Tensor:
     sparse = w if l1 is None else _soft_threshold(w, strength * l1)
     if l2 is None:
         return sparse
@@ -59,7 +89,7 @@ def sparse_group_lasso_prox(w, strength, l1, l2, groups, size_weighted):
 
 
 @compiled
-def soft_threshold(w, threshold):
+def soft_threshold(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     return _soft_threshold(w, threshold)
 
 
@@ -90,30 +120,29 @@ class SparseGroupLasso(GroupLasso):
         Simon, Friedman, Hastie and Tibshirani, A sparse-group lasso, 2013.
     """
 
-    _is_additive = True
+    _kernel = sparse_group_lasso
+    _operator = sparse_group_lasso_prox
 
     def __init__(
-        self, factor=0.01, l1_ratio=0.5, axis="output", group_size=None, size_weighted=True
-    ):
+        self,
+        factor: float = 0.01,
+        l1_ratio: float = 0.5,
+        axis: Axis | Sequence[Axis] = "output",
+        group_size: GroupSize = None,
+        size_weighted: bool = True,
+    ) -> None:
         super().__init__(factor, axis, group_size, size_weighted)
         self.l1_ratio = check_number(
             "l1_ratio", l1_ratio, "a number in [0, 1]", lambda number: 0 <= number <= 1
         )
 
-    def _parameters(self, layout):
+    def _parameters(self, layout: Layout) -> dict[str, Any]:
         l1, l2 = self.l1_ratio or None, (1.0 - self.l1_ratio) or None
         return {"l1": l1, "l2": l2, **super()._parameters(layout)}
 
-    def _value(self, tensor, layout):
-        w = self._groups[0].split(tensor, layout)
-        return sparse_group_lasso(w, factor=self.factor, **self._parameters(layout))
-
-    def _prox(self, tensor, layout, step_size):
-        w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
-        result = sparse_group_lasso_prox(w, strength=strength, **self._parameters(layout))
-        return layout.merge(result, tensor)
-
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         terms = []
         if self.l1_ratio > 0:
             terms += [
@@ -123,7 +152,13 @@ class SparseGroupLasso(GroupLasso):
             terms.append((1.0 - self.l1_ratio) * super()._joint_value(tensors, layouts, names))
         return tf.add_n(terms)
 
-    def _joint_prox(self, tensors, layouts, names, step_size):
+    def _joint_prox(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
         strength = step_size * self.factor
         if self.l1_ratio > 0:
             threshold = strength * self.l1_ratio

@@ -1,11 +1,15 @@
 """Sum: several penalties on one weight."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfreg import backend
 from tfreg.checks import check_arguments
 from tfreg.compute.numerics import accumulation_dtype
-from tfreg.penalties.base import Penalty
+from tfreg.layout import Layout
+from tfreg.penalties.base import P, Penalty, Regularizer, StepSize
 from tfreg.penalties.registry import register
 
 
@@ -16,8 +20,8 @@ class Sum(Penalty):
     `sum_k penalty_k(w)`
 
     Args:
-        penalties: a non-empty list of penalties; regularizers of Keras, `keras.regularizers.L2`
-            say, are welcome. A sum among them counts as its members.
+        penalties: a non-empty list of penalties and Keras regularizers, such as
+            `keras.regularizers.L2`. A sum among them counts as its members.
 
     Raises:
         TypeError: if an entry is not a regularizer.
@@ -29,7 +33,7 @@ class Sum(Penalty):
     >>> layer = keras.layers.Dense(8, kernel_regularizer=penalty)
     """
 
-    def __init__(self, penalties):
+    def __init__(self, penalties: Sequence[Regularizer]) -> None:
         backend.check_shapes_of_ints("Sum")
         if not isinstance(penalties, (list, tuple)) or not penalties:
             raise ValueError(
@@ -51,12 +55,12 @@ class Sum(Penalty):
             isinstance(member, Penalty) and member._is_additive for member in self.penalties
         )
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         for penalty in self.penalties:
             if isinstance(penalty, Penalty):
                 penalty._check(shape, layout, weight_name)
 
-    def _value(self, tensor, layout):
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         dtype = accumulation_dtype(tensor.dtype)
         accumulated = tf.cast(tensor, dtype)
         return tf.add_n(
@@ -70,7 +74,7 @@ class Sum(Penalty):
             ]
         )
 
-    def _check_joint(self):
+    def _check_joint(self) -> None:
         for penalty in self.penalties:
             if not isinstance(penalty, Penalty):
                 raise ValueError(
@@ -79,22 +83,24 @@ class Sum(Penalty):
                 )
             penalty._check_joint()
 
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         values = [penalty._joint_value(tensors, layouts, names) for penalty in self.penalties]
         return tf.add_n(values)
 
-    def _prox(self, tensor, layout, step_size):
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             "The proximal operator of a sum is not the sum or the composition of those of its "
-            "members, and has no closed form in general. Use a penalty that has one: for the L1 "
-            "norm and the group lasso together that is SparseGroupLasso."
+            "members, and has no closed form in general. Use a penalty that has one: "
+            "SparseGroupLasso for the L1 norm plus the group lasso."
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"penalties": [backend.serialize(penalty) for penalty in self.penalties]}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls: type[P], config: dict[str, Any]) -> P:
         members = check_arguments(cls, config)["penalties"]
         if isinstance(members, (list, tuple)):
             members = [

@@ -1,5 +1,7 @@
 """TotalVariation: keep neighbouring weights close, with few jumps."""
 
+from typing import TypeAlias
+
 import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
@@ -13,39 +15,41 @@ from tfreg.compute.reductions import (
     total,
 )
 from tfreg.groups import check_axis, resolve_axes
-from tfreg.penalties.base import Penalty
+from tfreg.layout import Layout
+from tfreg.penalties.base import Penalty, StepSize
 from tfreg.penalties.registry import register
 from tfreg.runs import Runs
 
-# In a stack of one difference per axis, those at one point.
+Axes: TypeAlias = tuple[int | None, ...]  # None is that of the flattened weight
+# In a stack of one difference for each axis: those at one point.
 _POINTS = Runs(((0, None),))
 
 
 @kernel
-def total_variation(w, axes, order):
+def total_variation(w: tf.Tensor, axes: Axes, order: int) -> tf.Tensor:
     """`sum_axis ||D w||_1`"""
     return tf.add_n([total(tf.abs(difference(w, axis, order))) for axis in axes])
 
 
 @total_variation.gradient
-def _(w, axes, order):
+def _(w: tf.Tensor, axes: Axes, order: int) -> tf.Tensor:
     """`sum_axis D^T sign(D w)`"""
     return tf.add_n([difference_transposed(signum, w, axis, order) for axis in axes])
 
 
-def _steps(w, axes):
+def _steps(w: tf.Tensor, axes: Axes) -> tf.Tensor:
     """The first differences along each of `axes` at each point, 0 past the edge; stacked."""
     return tf.stack([step(w, axis) for axis in axes])
 
 
 @kernel
-def isotropic_total_variation(w, axes):
+def isotropic_total_variation(w: tf.Tensor, axes: Axes) -> tf.Tensor:
     """`sum_point ||(D w)_point||_2`"""
     return total(_POINTS.norm(_steps(w, axes)))
 
 
 @isotropic_total_variation.gradient
-def _(w, axes):
+def _(w: tf.Tensor, axes: Axes) -> tf.Tensor:
     """`sum_axis D^T (D w / ||D w||_2)`"""
     directions = tf.unstack(_POINTS.direction(_steps(w, axes)), num=len(axes))
     return tf.add_n([step_transposed(y, axis) for axis, y in zip(axes, directions)])
@@ -58,7 +62,7 @@ class TotalVariation(Penalty):
     `factor * sum_axis sum_i |(D^order w)_i|`, or, isotropic,
     `factor * sum_i sqrt(sum_axis (D w)_i^2)`
 
-    It favours weights that are constant in pieces along an axis (of order 2: linear in pieces).
+    It favours weights that are piecewise constant along an axis (order 2: piecewise linear).
 
     Args:
         factor: the strength, a finite number >= 0.
@@ -91,7 +95,13 @@ class TotalVariation(Penalty):
 
     _is_additive = True
 
-    def __init__(self, factor=0.01, axis=None, order=1, isotropic=False):
+    def __init__(
+        self,
+        factor: float = 0.01,
+        axis: int | tuple[int, ...] | None = None,
+        order: int = 1,
+        isotropic: bool = False,
+    ) -> None:
         super().__init__(factor)
         expected = "None, an int or a non-empty tuple of distinct ints"
         self.axis = None if axis is None else check_axis(axis, expected=expected)
@@ -105,12 +115,12 @@ class TotalVariation(Penalty):
                 f"Received: isotropic=True, order={order!r}"
             )
 
-    def _check(self, shape, layout, weight_name):
+    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self.axis is not None:
             resolve_axes(self.axis, layout.rank, weight_name)
 
-    def _value(self, tensor, layout):
-        # Filters of two groups of a convolution are neighbours.
+    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+        # The last filter of a convolution's group and the first of the next are neighbours.
         layout = layout.ungrouped()
         if self.axis is None and len(layout.parts) == layout.rank:
             return self._along((None,), tensor)
@@ -119,21 +129,23 @@ class TotalVariation(Penalty):
         axes = layout.neighbours(resolve_axes(self.axis, layout.rank))
         return self._along(axes, layout.split(tensor))
 
-    def _along(self, axes, tensor):
+    def _along(self, axes: Axes, tensor: tf.Tensor) -> tf.Tensor:
         if not axes:
             return tf.zeros([], accumulation_dtype(tensor.dtype))
         if self.isotropic:
             return isotropic_total_variation(tensor, factor=self.factor, axes=axes)
         return total_variation(tensor, factor=self.factor, axes=axes, order=self.order)
 
-    def _check_joint(self):
+    def _check_joint(self) -> None:
         if self.axis is not None:
             raise ValueError(
                 "Argument `penalty` must have no `axis` where it couples weights: the differences "
                 f"are those of one weight and the next. Received: penalty={self!r}"
             )
 
-    def _joint_value(self, tensors, layouts, names):
+    def _joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(set(shapes)) > 1:
             listed = ", ".join(f"{name} of {shape}" for name, shape in zip(names, shapes))
@@ -148,7 +160,7 @@ class TotalVariation(Penalty):
             )
         return self._along((0,), tf.stack(with_common_dtype(tensors)))
 
-    def _prox(self, tensor, layout, step_size):
+    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             "The proximal operator of the total variation has no closed form: it is the solution "
             "of an optimization problem of its own. Use TotalVariation as a regularizer, or a "

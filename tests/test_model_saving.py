@@ -54,11 +54,17 @@ def can_be_h5(api, kind):
     return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
 
 
+# Those that have the most in them, and the others.
+TWO_KINDS = [cases.nested, cases.subclassed]
+OTHER_KINDS = [kind for kind in cases.KINDS if kind not in TWO_KINDS]
+
+
 @KERAS_3_FIRST
 @pytest.mark.parametrize("ending", ["keras", slow("h5")])
-def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
+@pytest.mark.parametrize("kinds", [TWO_KINDS, slow(OTHER_KINDS)], ids=["two", "others"])
+def test_saved_and_trained_on_in_a_fresh_process(api, ending, kinds, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
-    for kind in cases.KINDS:
+    for kind in kinds:
         if ending == "h5" and not can_be_h5(api, kind):
             continue
         model = cases.compiled(cases.add_penalties(kind(api)), api)

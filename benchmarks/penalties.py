@@ -1,10 +1,12 @@
 """The penalties that are measured, with what they are compared to and what they must compute.
 
-The references are NumPy's, of unit strength: a value and a gradient, and a proximal operator.
+The references are NumPy's, of unit strength: a value and a gradient, and a proximal operator. They
+are vectorized, for large weights; a test compares them to the loops of tests/oracles.py.
 """
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,6 +99,74 @@ def box_prox_reference(w, strength):
     return inside + (w - inside) / (1.0 + 2.0 * strength)
 
 
+def mcp_by_hand(w, threshold):
+    t = tf.minimum(tf.abs(w), threshold)
+    return FACTOR * tf.reduce_sum(t - tf.square(t) / (2.0 * threshold))
+
+
+def mcp_prox_by_hand(w, threshold):
+    t = tf.abs(w)
+    firm = tf.sign(w) * tf.maximum(t - STRENGTH, 0.0) / (1.0 - STRENGTH / threshold)
+    return tf.where(t > threshold, w, firm)
+
+
+def mcp_reference(w, threshold):
+    t = np.minimum(np.abs(w), threshold)
+    return (t - np.square(t) / (2.0 * threshold)).sum(), np.sign(w) * (1.0 - t / threshold)
+
+
+def mcp_prox_reference(w, strength, threshold):
+    firm = np.sign(w) * np.maximum(np.abs(w) - strength, 0.0) / (1.0 - strength / threshold)
+    return np.where(np.abs(w) > threshold, w, firm)
+
+
+def scad_by_hand(w, knee, threshold):
+    t = tf.abs(w)
+    between = knee + (tf.square(threshold - knee) - tf.square(threshold - t)) / (
+        2.0 * (threshold - knee)
+    )
+    beyond = 0.5 * (knee + threshold)
+    each = tf.where(t <= knee, t, tf.where(t <= threshold, between, beyond))
+    return FACTOR * tf.reduce_sum(each)
+
+
+def scad_prox_by_hand(w, knee, threshold):
+    t, width = tf.abs(w), threshold - knee
+    soft = tf.sign(w) * tf.maximum(t - STRENGTH, 0.0)
+    between = (width * w - tf.sign(w) * STRENGTH * threshold) / (width - STRENGTH)
+    return tf.where(t <= knee + STRENGTH, soft, tf.where(t <= threshold, between, w))
+
+
+def scad_reference(w, knee, threshold):
+    slope = np.clip((threshold - np.abs(w)) / (threshold - knee), 0.0, 1.0)
+    flat = np.minimum(np.abs(w), knee)
+    value = (flat + 0.5 * (threshold - knee) * (1.0 - np.square(slope))).sum()
+    return value, np.sign(w) * slope
+
+
+def scad_prox_reference(w, strength, knee, threshold):
+    t, width = np.abs(w), threshold - knee
+    soft = l1_prox_reference(w, strength)
+    between = (width * w - np.sign(w) * strength * threshold) / (width - strength)
+    return np.where(t <= knee + strength, soft, np.where(t <= threshold, between, w))
+
+
+def quadratic_by_hand(w, center, precision):
+    return 0.5 * FACTOR * tf.reduce_sum(precision * tf.square(w - center))
+
+
+def quadratic_prox_by_hand(w, center, precision):
+    return (w + STRENGTH * precision * center) / (1.0 + STRENGTH * precision)
+
+
+def quadratic_reference(w, center, precision):
+    return 0.5 * (precision * np.square(w - center)).sum(), precision * (w - center)
+
+
+def quadratic_prox_reference(w, strength, center, precision):
+    return (w + strength * precision * center) / (1.0 + strength * precision)
+
+
 def _cut(w, sizes):
     """`w` with an axis more for each that `sizes`, by axis, cuts in runs, and the axes of a run."""
     shape: list[int] = []
@@ -153,6 +223,35 @@ def groups_prox_reference(w, strength, sizes, size_weighted):
     return _spread(np.maximum(1.0 - strength * weights / norms, 0.0), w.shape, sizes) * w
 
 
+def group_mcp_by_hand(w, sizes, threshold):
+    groups, spanned = _cut(w, sizes)
+    size = math.prod(sizes.values())
+    means = tf.sqrt(tf.reduce_mean(tf.square(groups), axis=spanned))
+    return size * mcp_by_hand(means, threshold)
+
+
+def group_mcp_prox_by_hand(w, sizes, threshold):
+    groups, spanned = _cut(w, sizes)
+    means = tf.sqrt(tf.reduce_mean(tf.square(groups), axis=spanned, keepdims=True))
+    return tf.reshape(mcp_prox_by_hand(means, threshold) / means * groups, w.shape)
+
+
+def group_mcp_reference(w, sizes, threshold):
+    norms, roots = _norms_and_weights(w, sizes, size_weighted=True)
+    counts = np.square(roots)
+    t = np.minimum(norms / roots, threshold)
+    slopes = roots * (1.0 - t / threshold) / norms
+    value = (counts * (t - np.square(t) / (2.0 * threshold))).sum()
+    return value, _spread(slopes, w.shape, sizes) * w
+
+
+def group_mcp_prox_reference(w, strength, sizes, threshold):
+    norms, roots = _norms_and_weights(w, sizes, size_weighted=True)
+    means = norms / roots
+    kept = mcp_prox_reference(means, strength, threshold) / means
+    return _spread(kept, w.shape, sizes) * w
+
+
 def sparse_by_hand(w, sizes, size_weighted):
     groups = groups_by_hand(w, sizes, size_weighted)
     return 0.5 * FACTOR * tf.reduce_sum(tf.abs(w)) + 0.5 * groups
@@ -201,6 +300,41 @@ def _box_case():
     penalty = tfreg.BoxPenalty(FACTOR, -0.5, 0.5)
     proxes = box_prox_by_hand, box_prox_reference
     return _case("BoxPenalty", penalty, box_by_hand, box_reference, *proxes)
+
+
+def _concave_cases():
+    threshold = {"threshold": 0.8}
+    proxes = mcp_prox_by_hand, mcp_prox_reference
+    yield _case(
+        "MCP", tfreg.MCP(FACTOR, **threshold), mcp_by_hand, mcp_reference, *proxes, **threshold
+    )
+    knee = {"knee": 0.4, "threshold": 1.2}
+    proxes = scad_prox_by_hand, scad_prox_reference
+    yield _case("SCAD", tfreg.SCAD(FACTOR, **knee), scad_by_hand, scad_reference, *proxes, **knee)
+
+
+def _quadratic_case():
+    parameters = {"center": 0.1, "precision": 2.0}
+    penalty = tfreg.Quadratic(FACTOR, **parameters)
+    proxes = quadratic_prox_by_hand, quadratic_prox_reference
+    return _case(
+        "Quadratic", penalty, quadratic_by_hand, quadratic_reference, *proxes, **parameters
+    )
+
+
+def _group_mcp_case(shape):
+    # About the root mean square of a group.
+    threshold = {"threshold": 0.5}
+    return _case(
+        "GroupMCP",
+        tfreg.GroupMCP(FACTOR, **threshold),
+        group_mcp_by_hand,
+        group_mcp_reference,
+        group_mcp_prox_by_hand,
+        group_mcp_prox_reference,
+        sizes=dict(enumerate(shape[:-1])),
+        **threshold,
+    )
 
 
 def group_lasso_case(name, shape, sizes, **arguments):
@@ -274,14 +408,20 @@ def _prior_cases():
     )
 
 
-def cases(shape, pattern):
+EVERY = re.compile("")
+
+
+def cases(shape, pattern=EVERY):
     """Keras's L2, and the penalties on weights of `shape` in whose name `pattern` is found."""
     yield _l2_case()
     every = [
         *_tv_cases(),
         _box_case(),
+        *_concave_cases(),
+        _quadratic_case(),
         *_group_lasso_cases(shape),
         _sparse_case(shape),
+        _group_mcp_case(shape),
         *_prior_cases(),
     ]
     yield from (case for case in every if pattern.search(case.name))

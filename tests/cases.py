@@ -1,14 +1,22 @@
-"""The table of cases that drives every penalty through the common tests."""
+"""The table of the penalties: their tests, random calls and saved files all come from it.
+
+To add a penalty, add a row to `TABLE`, its oracle to oracles.py and a line to the table of
+benchmarks/penalties.py. `test_every_public_penalty_is_in_the_tables` says what is missing.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import oracles
 import tensorflow as tf
+from hypothesis import strategies as st
 
 import tfreg
+
+FACTOR = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,137 +27,264 @@ class Case:
     has_prox: bool = True
     # Two values of a weight at which the slope differs, also in what shares a term with it.
     probes: tuple[float, float] = (100.0, -200.0)
+    is_one_group: bool = False  # of all entries, whatever the weight
 
     def __str__(self):
         return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
 
 
-def _total_variation(factor, min_rank=1, **arguments):
-    return Case(
-        tfreg.TotalVariation(factor, **arguments),
-        lambda w: factor * oracles.total_variation(w, **arguments),
-        min_rank,
-        has_prox=False,
-    )
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the tests know of a penalty."""
+
+    make: Callable  # of a factor, and of its arguments by name
+    oracle: Callable  # of a NumPy weight and the same arguments, of factor 1; its defaults too
+    # The arguments of its cases. The first are of a weight of rank 2 or less, and no defaults:
+    # they are in the files that later releases must load.
+    examples: list[dict]
+    # For random calls: good values of each argument, ...
+    choices: dict[str, list] = dataclasses.field(default_factory=dict)
+    # ... and a strategy of arguments for a weight of a rank, if not every choice fits it.
+    fitting: Callable | None = None
+    needed: tuple[str, ...] = ()  # arguments without a default
+    arrays: tuple[str, ...] = ()  # arguments that must broadcast to the weight
+    has_prox: bool = True
+    shrinks: bool = True  # whether the proximal operator takes no entry farther from 0
+    probes: tuple[float, float] = Case.probes
+
+    @property
+    def cases(self):
+        return [self._case(arguments) for arguments in self.examples]
+
+    def _case(self, arguments):
+        return Case(
+            self.make(FACTOR, **arguments),
+            lambda w: FACTOR * self.oracle(w, **arguments),
+            min(rank for rank in range(1, 6) if fits(rank, arguments.get("axis"))),
+            self.has_prox,
+            self.probes,
+            is_one_group=arguments.get("axis") == "all",
+        )
+
+    def arguments_at(self, rank):
+        """A strategy of arguments that go together, for a weight of `rank`."""
+        if self.fitting is not None:
+            return self.fitting(rank)
+        drawn = {name: st.sampled_from(values) for name, values in self.choices.items()}
+        return st.fixed_dictionaries(drawn)
 
 
-def _box(factor, **arguments):
-    return Case(
-        tfreg.BoxPenalty(factor, **arguments), lambda w: factor * oracles.box(w, **arguments)
-    )
+def fits(rank, axis):
+    """Whether a weight of that rank has the axes, each of which is there once."""
+    if axis is None or isinstance(axis, str):
+        return axis != "head"  # which no tensor is known to have
+    axes = [axis] if not isinstance(axis, (tuple, list)) else axis
+    if not all(isinstance(a, int) for a in axes):  # one for each of several weights
+        return False
+    return all(-rank <= a < rank for a in axes) and len({a % rank for a in axes}) == len(axes)
 
 
-def _concave(penalty_class, oracle, factor, **arguments):
-    return Case(
-        penalty_class(factor, **arguments),
-        lambda w: factor * oracle(w, **arguments),
-        probes=(0.9, -1.1),
-    )
-
-
-def _quadratic(factor, center, precision):
-    return Case(
-        tfreg.Quadratic(factor, center, precision),
-        lambda w: factor * oracles.quadratic(w, center, precision),
-    )
-
-
-def _group_lasso(factor, min_rank=1, **arguments):
-    return Case(
-        tfreg.GroupLasso(factor, **arguments),
-        lambda w: factor * oracles.group_lasso(w, **arguments),
-        min_rank,
-    )
-
-
-def _group_mcp(factor, min_rank=1, **arguments):
-    return Case(
-        tfreg.GroupMCP(factor, **arguments),
-        lambda w: factor * oracles.group_mcp(w, **arguments),
-        min_rank,
-        probes=(0.1, -0.2),
-    )
-
-
-def _sparse_group_lasso(factor, min_rank=1, **arguments):
-    return Case(
-        tfreg.SparseGroupLasso(factor, **arguments),
-        lambda w: factor * oracles.sparse_group_lasso(w, **arguments),
-        min_rank,
-    )
-
-
-def _prior(name, log_density, has_prox=True, **parameters):
-    return Case(
-        tfreg.Prior(name, 0.2, **parameters),
-        lambda w: 0.2 * oracles.negative_log_density(w, log_density, **parameters),
-        has_prox=has_prox,
-    )
-
-
-_SPIKE_AND_SLAB = {
-    "mixture_distribution": {"distribution": "Categorical", "probs": [0.75, 0.25]},
-    "components_distribution": {"distribution": "Normal", "loc": 0.0, "scale": [0.1, 1.5]},
+BOOLS = [True, False]
+AXES = [None, 0, -1, 1, (0, 1), [0, 2], (-1, 3), "output", "input", "shape", "all"]
+GROUPS = {
+    "axis": AXES,
+    "group_size": [None, 1, 3, (2, 3), [2, None]],
+    "size_weighted": BOOLS,
 }
 
-CASES = [
-    _total_variation(0.3),
-    _total_variation(0.3, axis=0),
-    _total_variation(0.3, axis=-1),
-    _total_variation(0.3, axis=(0, 1), min_rank=2),
-    _total_variation(0.3, axis=(0, -1), isotropic=True, min_rank=2),
-    _total_variation(0.3, isotropic=True),
-    _total_variation(0.3, axis=0, order=2),
-    _total_variation(0.3, order=3),
-    _box(0.7, lower=-0.5, upper=0.5),
-    _box(0.7, lower=None, upper=0.25),
-    _box(0.7, lower=0.1, upper=None),
-    _concave(tfreg.MCP, oracles.mcp, 0.3, threshold=1.3),
-    _concave(tfreg.SCAD, oracles.scad, 0.3, knee=0.4, threshold=1.7),
-    _quadratic(0.3, center=0.1, precision=2.0),
-    _quadratic(0.3, center=[-0.5], precision=[0.7]),
-    _group_lasso(0.2, axis="output"),
-    _group_lasso(0.2, axis="input"),
-    _group_lasso(0.2, axis="shape", size_weighted=False),
-    _group_lasso(0.2, axis="all"),
-    _group_lasso(0.2, axis=0, group_size=3, size_weighted=False),
-    _group_lasso(0.2, axis=-1, group_size=2),
-    _group_lasso(0.2, axis=(0, 1), group_size=(2, 3), min_rank=2),
-    _group_lasso(0.2, axis=(-1, 0), group_size=(None, 2), min_rank=2),
-    _group_lasso(0.2, axis=(0, 2), min_rank=3),
-    _group_lasso(0.2, axis=(0, 1, 2, 3, 4), group_size=(2, 2, 2, 2, 2), min_rank=5),
-    _sparse_group_lasso(0.2, l1_ratio=0.3, axis="output"),
-    _sparse_group_lasso(0.2, l1_ratio=0.0, axis=0, group_size=4),
-    _sparse_group_lasso(0.2, l1_ratio=1.0, axis="input"),
-    _group_mcp(0.2, threshold=1.1, axis="output"),
-    _group_mcp(0.2, threshold=2.5, axis=0, group_size=2, size_weighted=False),
-    _group_mcp(0.2, threshold=1.7, axis=(0, 1), group_size=(2, 3), min_rank=2),
-    _prior("Normal", oracles.log_normal, loc=0.1, scale=0.7),
-    _prior("Laplace", oracles.log_laplace, loc=0.1, scale=0.7),
+
+def axes_of(rank):
+    signed = st.integers(0, rank - 1).flatmap(lambda a: st.sampled_from([a, a - rank]))
+    several = st.lists(signed, min_size=1, max_size=rank, unique_by=lambda a: a % rank)
+    return signed | several.map(tuple)
+
+
+@st.composite
+def groupings(draw, rank, **others):
+    """Groups of a weight of `rank`, and one of the values of each of the `others`."""
+    axis = draw(st.sampled_from(["output", "input", "shape", "all"]) | axes_of(rank))
+    sizes = st.none() | st.integers(1, 6)
+    if isinstance(axis, str):
+        group_size = None
+    elif isinstance(axis, int):
+        group_size = draw(sizes)
+    else:
+        group_size = draw(st.none() | st.tuples(*[sizes] * len(axis)))
+    drawn = {name: draw(st.sampled_from(values)) for name, values in others.items()}
+    weighted = draw(st.booleans())
+    return {"axis": axis, "group_size": group_size, "size_weighted": weighted, **drawn}
+
+
+@st.composite
+def differences(draw, rank):
+    if draw(st.booleans()):
+        return {"axis": draw(axes_of(rank)), "isotropic": True}
+    return {"axis": draw(st.none() | axes_of(rank)), "order": draw(st.integers(1, 2))}
+
+
+@st.composite
+def bounds(draw, rank):
+    lower, upper = sorted(draw(st.tuples(st.floats(-2, 2), st.floats(-2, 2))))
+    chosen = draw(st.sampled_from([(lower, upper), (lower, None), (None, upper)]))
+    return dict(zip(("lower", "upper"), chosen))
+
+
+def _prior(name, log_density, examples, **others):
+    return Row(
+        functools.partial(tfreg.Prior, name),
+        functools.partial(oracles.negative_log_density, log_density=log_density),
+        examples,
+        **others,
+    )
+
+
+def _random_prior(name, log_density):
+    return _prior(
+        name,
+        log_density,
+        [{"loc": 0.1, "scale": 0.7}],
+        choices={"loc": [0.0, 0.5], "scale": [0.5, 2.0]},
+        # Around 0, or its proximal operator would not shrink.
+        fitting=lambda rank: st.fixed_dictionaries(
+            {"loc": st.just(0.0), "scale": st.floats(1.0, 100.0)}
+        ),
+        needed=("loc", "scale"),
+        arrays=("loc", "scale"),
+    )
+
+
+TABLE = [
+    Row(
+        tfreg.TotalVariation,
+        oracles.total_variation,
+        [
+            {"axis": (0, -1), "isotropic": True},
+            {},
+            {"axis": 0},
+            {"axis": -1},
+            {"axis": (0, 1)},
+            {"isotropic": True},
+            {"axis": 0, "order": 2},
+            {"order": 3},
+        ],
+        {"axis": AXES, "order": [1, 2, 3], "isotropic": BOOLS},
+        differences,
+        has_prox=False,
+    ),
+    Row(
+        tfreg.BoxPenalty,
+        oracles.box,
+        [
+            {"lower": -0.5, "upper": 0.5},
+            {"lower": None, "upper": 0.25},
+            {"lower": 0.1, "upper": None},
+        ],
+        {"lower": [-1.0, 0, None], "upper": [0.0, 0.5, None]},
+        bounds,
+        shrinks=False,
+    ),
+    Row(
+        tfreg.MCP,
+        oracles.mcp,
+        [{"threshold": 1.3}],
+        {"threshold": [1e-3, 0.5, 3]},
+        probes=(0.9, -1.1),
+    ),
+    Row(
+        tfreg.SCAD,
+        oracles.scad,
+        [{"knee": 0.4, "threshold": 1.7}],
+        {"knee": [0.01, 0.5, 1], "threshold": [1.1, 20]},
+        probes=(0.9, -1.1),
+    ),
+    Row(
+        tfreg.Quadratic,
+        oracles.quadratic,
+        [{"center": [-0.5], "precision": [0.7]}, {"center": 0.1, "precision": 2.0}],
+        {"center": [0.0, -0.5, 2, [1.0], [[0.5]]], "precision": [0, 0.5, 2.0, [3.0]]},
+        lambda rank: st.fixed_dictionaries(
+            {
+                "center": st.sampled_from([0.0, 0.5, [-1.0]]),
+                "precision": st.sampled_from([0.0, 0.3, [2.0]]),
+            }
+        ),
+        arrays=("center", "precision"),
+        shrinks=False,
+    ),
+    Row(
+        tfreg.GroupLasso,
+        oracles.group_lasso,
+        [
+            {"axis": (-1, 0), "group_size": (None, 2), "size_weighted": False},
+            {"axis": "output"},
+            {"axis": "input"},
+            {"axis": "shape", "size_weighted": False},
+            {"axis": "all"},
+            {"axis": 0, "group_size": 3, "size_weighted": False},
+            {"axis": -1, "group_size": 2},
+            {"axis": (0, 1), "group_size": (2, 3)},
+            {"axis": (0, 2)},
+            {"axis": (0, 1, 2, 3, 4), "group_size": (2, 2, 2, 2, 2)},
+        ],
+        GROUPS,
+        groupings,
+    ),
+    Row(
+        tfreg.SparseGroupLasso,
+        oracles.sparse_group_lasso,
+        [
+            {"l1_ratio": 0.3, "axis": "input"},
+            {"l1_ratio": 0.3, "axis": "output"},
+            {"l1_ratio": 0.0, "axis": 0, "group_size": 4},
+            {"l1_ratio": 1.0, "axis": "input"},
+        ],
+        {"l1_ratio": [0.0, 0.3, 1], **GROUPS},
+        functools.partial(groupings, l1_ratio=[0.0, 0.3, 1.0]),
+    ),
+    Row(
+        tfreg.GroupMCP,
+        oracles.group_mcp,
+        [
+            {"threshold": 2.5, "axis": 0, "group_size": 2, "size_weighted": False},
+            {"threshold": 1.1, "axis": "output"},
+            {"threshold": 1.7, "axis": (0, 1), "group_size": (2, 3)},
+        ],
+        {"threshold": [1e-3, 0.5, 3], **GROUPS},
+        functools.partial(groupings, threshold=[1e-3, 0.5, 20.0]),
+        probes=(0.1, -0.2),
+    ),
+    _random_prior("Normal", oracles.log_normal),
+    _random_prior("Laplace", oracles.log_laplace),
     _prior(
         "GeneralizedNormal",
         oracles.log_generalized_normal,
-        has_prox=False,
-        loc=0.0,
-        scale=0.7,
-        power=0.5,
-    ),
-    Case(
-        tfreg.Prior("MixtureSameFamily", 0.2, **_SPIKE_AND_SLAB),
-        lambda w: 0.2
-        * oracles.negative_log_density(
-            w, oracles.log_spike_and_slab, share=0.75, spike=0.1, slab=1.5
-        ),
+        [{"loc": 0.0, "scale": 0.7, "power": 0.5}],
         has_prox=False,
     ),
-    Case(
-        tfreg.TotalVariation(0.3, axis=0) + tfreg.GroupLasso(0.2) + tfreg.BoxPenalty(0.1),
-        lambda w: 0.3 * oracles.total_variation(w, axis=0)
-        + 0.2 * oracles.group_lasso(w, "output")
-        + 0.1 * oracles.box(w, -1.0, 1.0),
+    _prior(
+        "MixtureSameFamily",
+        oracles.log_spike_and_slab,
+        [
+            {
+                "mixture_distribution": {"distribution": "Categorical", "probs": [0.75, 0.25]},
+                "components_distribution": {
+                    "distribution": "Normal",
+                    "loc": 0.0,
+                    "scale": [0.1, 1.5],
+                },
+            }
+        ],
         has_prox=False,
     ),
 ]
+SUM = Case(
+    tfreg.TotalVariation(0.3, axis=0) + tfreg.GroupLasso(0.2) + tfreg.BoxPenalty(0.1),
+    lambda w: 0.3 * oracles.total_variation(w, axis=0)
+    + 0.2 * oracles.group_lasso(w, "output")
+    + 0.1 * oracles.box(w, -1.0, 1.0),
+    has_prox=False,
+)
+CASES = [*(case for row in TABLE for case in row.cases), SUM]
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -162,6 +297,7 @@ class JointCase:
     penalty: tfreg.Joint
     oracle: Callable  # of a list of NumPy weights, strength included
     shapes: list
+    has_prox: bool = True
 
     def __str__(self):
         return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
@@ -184,11 +320,20 @@ def _joint_sparse_group_lasso(shapes, l1_ratio, axes):
     )
 
 
+def _joint_group_mcp(shapes, threshold, axes, **arguments):
+    return JointCase(
+        tfreg.Joint(tfreg.GroupMCP(0.2, threshold, axis=axes, **arguments)),
+        lambda weights: 0.2 * oracles.joint_group_mcp(weights, threshold, axes, **arguments),
+        shapes,
+    )
+
+
 def _joint_total_variation(shapes, order=1):
     return JointCase(
         tfreg.Joint(tfreg.TotalVariation(0.3, order=order)),
         lambda weights: 0.3 * oracles.joint_total_variation(weights, order),
         shapes,
+        has_prox=False,
     )
 
 
@@ -204,6 +349,8 @@ JOINT_CASES = [
     _joint_sparse_group_lasso(_TIED, 0.3, ["output", "output", "input"]),
     _joint_sparse_group_lasso([(5, 4), (4, 3)], 1.0, ["output", "input"]),
     _joint_sparse_group_lasso([(5, 4), (4, 3)], 0.0, ["output", "input"]),
+    _joint_group_mcp(_TIED, 1.1, ["output", "output", "input"]),
+    _joint_group_mcp([(5, 4), (5, 4)], 2.5, [0, (0,)], group_size=2, size_weighted=False),
     _joint_total_variation([(3, 4)] * 5),
     _joint_total_variation([(6,)] * 4, order=2),
     JointCase(
@@ -211,11 +358,13 @@ JOINT_CASES = [
         lambda weights: 0.3 * oracles.joint_total_variation(weights)
         + 0.2 * oracles.joint_group_lasso(weights, ["output"] * len(weights)),
         [(3, 4)] * 3,
+        has_prox=False,
     ),
     JointCase(
         tfreg.Joint(product_of_norms),
         lambda weights: np.prod([np.linalg.norm(w) for w in weights]),
         [(3, 4), (2,)],
+        has_prox=False,
     ),
 ]
 PROXIMAL = [case for case in CASES if case.has_prox]

@@ -1,5 +1,7 @@
 """How long a test takes."""
 
+import itertools
+
 import pytest
 
 
@@ -10,3 +12,37 @@ def slow(*values):
 
 # Where Keras 3 and tf_keras take long alike, tf_keras waits for the slow tests.
 KERAS_3_FIRST = pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)
+KERASES = ["keras", "tf_keras"]
+
+
+def in_turn(**parameters):
+    """All combinations of the parameters' values, of which most wait for the slow tests.
+
+    The others have each value of the longest list with one of the combinations of the rest, which
+    go round; each of these is there once at least. `api` is the fixture.
+    """
+    lists = [list(values) for values in parameters.values()]
+    longest = max(range(len(lists)), key=lambda i: len(lists[i]))
+    rest = [range(len(values)) for i, values in enumerate(lists) if i != longest]
+    combined = list(itertools.product(*rest))
+    in_every_run = set()
+    for turn in range(max(len(lists[longest]), len(combined))):
+        places = list(combined[turn % len(combined)])
+        places.insert(longest, turn % len(lists[longest]))
+        in_every_run.add(tuple(places))
+    combinations = [
+        pytest.param(
+            *(values[i] for values, i in zip(lists, places)),
+            marks=() if places in in_every_run else pytest.mark.slow,
+            id="-".join(name_of(values[i]) for values, i in zip(lists, places)),
+        )
+        for places in itertools.product(*(range(len(values)) for values in lists))
+    ]
+    indirect = ["api"] if "api" in parameters else False
+    return pytest.mark.parametrize(list(parameters), combinations, indirect=indirect)
+
+
+def name_of(value):
+    if isinstance(value, tuple):
+        return "-".join(map(name_of, value))
+    return getattr(value, "__name__", str(value))

@@ -25,7 +25,7 @@ def _step(w, index, axis):
     return w[tuple(following)] - w[index] if following[axis] < w.shape[axis] else 0.0
 
 
-def box(w, lower=None, upper=None):
+def box(w, lower=-1.0, upper=1.0):
     penalty = 0.0
     for value in np.asarray(w, np.float64).ravel():
         if upper is not None and value > upper:
@@ -37,7 +37,7 @@ def box(w, lower=None, upper=None):
     return penalty
 
 
-def mcp(w, threshold):
+def mcp(w, threshold=1.0):
     """The integral of the slope `1 - t / threshold` from 0 to each magnitude, where positive."""
     penalty = 0.0
     for t in np.abs(np.asarray(w, np.float64)).ravel():
@@ -45,7 +45,7 @@ def mcp(w, threshold):
     return penalty
 
 
-def scad(w, knee, threshold):
+def scad(w, knee=1.0, threshold=3.0):
     penalty = 0.0
     for t in np.abs(np.asarray(w, np.float64)).ravel():
         if t > threshold:
@@ -58,7 +58,7 @@ def scad(w, knee, threshold):
     return penalty
 
 
-def quadratic(w, center, precision):
+def quadratic(w, center=0.0, precision=1.0):
     w = np.asarray(w, np.float64)
     centers, precisions = (np.broadcast_to(x, w.shape) for x in (center, precision))
     return sum(
@@ -122,7 +122,7 @@ def entries_along(shape, axis):
     return members
 
 
-def group_lasso(w, axis, group_size=None, size_weighted=True):
+def group_lasso(w, axis="output", group_size=None, size_weighted=True):
     w = np.asarray(w, np.float64)
     return sum_of_norms(w, groups(w.shape, axis, group_size), size_weighted)
 
@@ -139,7 +139,7 @@ def sum_of_norms(w, members, size_weighted=True):
     return penalty
 
 
-def group_mcp(w, threshold, axis, group_size=None, size_weighted=True):
+def group_mcp(w, threshold=1.0, axis="output", group_size=None, size_weighted=True):
     w = np.asarray(w, np.float64)
     penalty = 0.0
     for indices in groups(w.shape, axis, group_size).values():
@@ -149,7 +149,7 @@ def group_mcp(w, threshold, axis, group_size=None, size_weighted=True):
     return penalty
 
 
-def sparse_group_lasso(w, l1_ratio, axis, group_size=None, size_weighted=True):
+def sparse_group_lasso(w, l1_ratio=0.5, axis="output", group_size=None, size_weighted=True):
     penalty = 0.0
     if l1_ratio > 0:  # or 0 times infinity would be NaN
         penalty += l1_ratio * np.abs(np.asarray(w, np.float64)).sum()
@@ -184,19 +184,63 @@ def joint_sum_of_norms(weights, members, size_weighted=True):
 def joint_prox(weights, members, l1, l2, size_weighted=True):
     """The proximal operator of `l1` times the L1 norm plus `l2` times `joint_sum_of_norms`."""
     weights = [np.sign(w) * np.maximum(np.abs(w) - l1, 0.0) for w in weights]
+
+    def kept(norm, size):
+        threshold = l2 * (np.sqrt(size) if size_weighted else 1.0)
+        return 1.0 - threshold / norm if norm > threshold else 0.0
+
+    return _scaled(weights, members, kept)
+
+
+def _scaled(weights, members, kept):
+    """The `weights` times `kept` of the norm and the size of each tied group."""
+    weights = [w.copy() for w in weights]
     for tied in _tied(members):
         values = [w[index] for w, indices in zip(weights, tied) for index in indices]
-        norm = np.sqrt(sum(value**2 for value in values))
-        threshold = l2 * (np.sqrt(len(values)) if size_weighted else 1.0)
+        factor = kept(np.sqrt(sum(value**2 for value in values)), len(values))
         for w, indices in zip(weights, tied):
             for index in indices:
-                w[index] *= 1.0 - threshold / norm if norm > threshold else 0.0
+                w[index] *= factor
     return weights
+
+
+def joint_mcp_of_norms(weights, members, threshold, size_weighted=True):
+    """The joint group MCP over `members`, with the groups of each weight by identity."""
+    penalty = 0.0
+    for tied in _tied(members):
+        values = [w[index] for w, indices in zip(weights, tied) for index in indices]
+        size = len(values) if size_weighted else 1.0
+        penalty += size * mcp(np.sqrt(sum(value**2 for value in values) / size), threshold)
+    return penalty
+
+
+def joint_mcp_prox(weights, members, strength, threshold, size_weighted=True):
+    """The proximal operator of `strength` times `joint_mcp_of_norms`."""
+
+    def kept(norm, size):
+        w = norm / np.sqrt(size if size_weighted else 1.0)
+        return _mcp_prox(w, strength, threshold) / w if w > 0.0 else 1.0
+
+    return _scaled(weights, members, kept)
+
+
+def _mcp_prox(w, strength, threshold):
+    """Of a magnitude: the best of 0, itself, and where the slope below the threshold is 0."""
+    candidates = [0.0, w]
+    if strength < threshold:
+        candidates.append(np.clip((w - strength) / (1.0 - strength / threshold), 0.0, threshold))
+    return min(candidates, key=lambda x: 0.5 * (x - w) ** 2 + strength * mcp(x, threshold))
 
 
 def joint_sparse_group_lasso(weights, l1_ratio, axes, **arguments):
     l1 = sum(np.abs(np.asarray(w, np.float64)).sum() for w in weights)
     return l1_ratio * l1 + (1 - l1_ratio) * joint_group_lasso(weights, axes, **arguments)
+
+
+def joint_group_mcp(weights, threshold, axes, group_size=None, size_weighted=True):
+    weights = [np.asarray(w, np.float64) for w in weights]
+    members = [groups(w.shape, axis, group_size) for w, axis in zip(weights, axes)]
+    return joint_mcp_of_norms(weights, members, threshold, size_weighted)
 
 
 def joint_total_variation(weights, order=1):
@@ -220,9 +264,14 @@ def log_generalized_normal(x, loc, scale, power):
     return constant - (abs(x - loc) / scale) ** power
 
 
-def log_spike_and_slab(x, share, spike, slab):
-    in_slab = np.log(1 - share) + log_normal(x, 0.0, slab)
-    return np.logaddexp(np.log(share) + log_normal(x, 0.0, spike), in_slab)
+def log_spike_and_slab(x, mixture_distribution, components_distribution):
+    """Of two normals, by the arguments of TFP's mixture."""
+    shares, scales = mixture_distribution["probs"], components_distribution["scale"]
+    spike, slab = (
+        np.log(share) + log_normal(x, components_distribution["loc"], scale)
+        for share, scale in zip(shares, scales, strict=True)
+    )
+    return np.logaddexp(spike, slab)
 
 
 def negative_log_density(w, log_density, **parameters):

@@ -12,6 +12,7 @@ import pathlib
 import keras
 import numpy as np
 import tf_keras
+from cases import TABLE
 
 import tfreg
 
@@ -21,20 +22,11 @@ INPUTS = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 
 
 def penalties(api):
-    """One of each kind, with arguments other than the defaults."""
+    """The first of each row of the table, and what the table does not have."""
     return [
-        tfreg.TotalVariation(0.3, axis=(0, 1), isotropic=True),
+        *(row.cases[0].penalty for row in TABLE),
         tfreg.TotalVariation(1 / 3, axis=0, order=2),
-        tfreg.BoxPenalty(0.7, lower=-0.1, upper=None),
-        tfreg.GroupLasso(0.2, axis=(0, 1), group_size=(2, None), size_weighted=False),
-        tfreg.SparseGroupLasso(0.1, l1_ratio=0.25, axis="input"),
         tfreg.Prior("Horseshoe", 0.01, floor=1e-3, scale=0.5),
-        tfreg.Prior(
-            "MixtureSameFamily",
-            0.01,
-            mixture_distribution={"distribution": "Categorical", "probs": [0.9, 0.1]},
-            components_distribution={"distribution": "Normal", "loc": 0.0, "scale": [0.01, 1.0]},
-        ),
         tfreg.GroupLasso(0.2) + api.regularizers.L2(0.01),
     ]
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
+from cases import TABLE, weight
 from marks import KERAS_3_FIRST, slow
 
 import tfreg
@@ -20,6 +22,9 @@ SMALLEST = ["--shape", "8x16", "--repeats", "1"]
 WITHOUT_PROX = ["TotalVariation axis=None", "TotalVariation axis=0", "TotalVariation axis=-1"]
 WITH_PROX = [
     "BoxPenalty",
+    "MCP",
+    "SCAD",
+    "Quadratic",
     "GroupLasso output",
     "GroupLasso input",
     "GroupLasso shape",
@@ -29,6 +34,7 @@ WITH_PROX = [
     "GroupLasso 16x16",
     "GroupLasso 7x7",
     "SparseGroupLasso",
+    "GroupMCP",
     "Prior Normal",
     "Prior Laplace",
 ]
@@ -67,6 +73,31 @@ def test_bench_kernels_of_half_precision(benchmark, capsys, dtype):
     benchmark("bench_kernels").main([*SMALLEST, *options])
     names = [L2] * 3 + ["BoxPenalty"] * 3
     assert [row[0] for row in rows(capsys.readouterr().out)] == names
+
+
+def test_references_are_the_oracles(benchmark):
+    w = weight((8, 10))
+    for case in benchmark("penalties").cases(w.shape):
+        if case.name != L2:
+            unit = oracle_of(case.forms["tfreg"])
+            value, gradient = case.reference(w)
+            np.testing.assert_allclose(value, unit(w), rtol=1e-12, err_msg=case.name)
+            expected = oracles.finite_differences(unit, w)
+            np.testing.assert_allclose(gradient, expected, 1e-6, 1e-7, err_msg=case.name)
+
+
+def oracle_of(penalty):
+    """The oracle, of factor 1, of the row of the table that has such a penalty."""
+    config = penalty.get_config()
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+    del arguments["factor"]
+    for row in TABLE:
+        example = row.cases[0].penalty
+        its_class = type(example), example.get_config().get("distribution")
+        if its_class == (type(penalty), config.get("distribution")):
+            given = {name: arguments[name] for name in row.choices}
+            return functools.partial(row.oracle, **given)
+    raise AssertionError(f"no row for {penalty}")
 
 
 def _value_off(value, gradient):
@@ -151,10 +182,10 @@ def test_bench_embedding_tells_what_each_way_costs(benchmark, api, tmp_path, cap
 
 
 def test_bench_embedding_stops_at_wrong_losses(benchmark, monkeypatch):
-    embedding = benchmark("bench_embedding")
-    monkeypatch.setitem(embedding.REFERENCES, "BoxPenalty", lambda w: 1.0)
+    penalties = benchmark("penalties")
+    monkeypatch.setattr(penalties, "box_reference", lambda w, bound: (1.0, None))
     with pytest.raises(SystemExit, match="BoxPenalty on the table"):
-        embedding.main(["--rows", "50", "--penalty", "Box"])
+        benchmark("bench_embedding").main(["--rows", "50", "--penalty", "Box"])
 
 
 def test_bench_fit_stops_at_wrong_losses(benchmark, monkeypatch):

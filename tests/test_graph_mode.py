@@ -17,10 +17,7 @@ import tfreg
 getattr(tf.compat.v1, sys.argv[1])()
 """
 
-SWITCHES = [
-    "disable_eager_execution",
-    slow("disable_v2_behavior"),
-]
+SWITCHES = ["disable_eager_execution", slow("disable_v2_behavior")]
 PRIOR = 'tfreg.Prior("Normal", 0.1, loc=0.0, scale=1.0)'
 PENALTIES = [
     "tfreg.TotalVariation(0.1)",

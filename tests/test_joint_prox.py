@@ -1,6 +1,7 @@
 """One penalty on several weights with layouts: its value and its proximal operator."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -74,16 +75,59 @@ CASES = [
 # One of them in every run of the tests, where each takes seconds.
 FEW = [CASES[0], *map(slow, CASES[1:])]
 FACTOR = 0.2
-L1_RATIOS = [None, 0.0, 0.3, 1.0]
 
 
-def penalty_of(case, l1_ratio=None, size_weighted=True, factor=FACTOR):
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    name: str
+    make: Callable  # of a factor, and arguments by name
+    value: Callable  # of weights, the groups of each and whether sizes count, for factor 1
+    prox: Callable  # of the same and the strength
+
+    def __str__(self):
+        return self.name
+
+
+def _lasso(make, l1_ratio):
+    def value(weights, members, size_weighted):
+        norms = oracles.joint_sum_of_norms(weights, members, size_weighted)
+        return l1_ratio * sum(np.abs(w).sum() for w in weights) + (1 - l1_ratio) * norms
+
+    def prox(weights, members, size_weighted, strength):
+        l1, l2 = strength * l1_ratio, strength * (1 - l1_ratio)
+        return oracles.joint_prox(weights, members, l1, l2, size_weighted)
+
+    return Kind(f"{make(FACTOR)}", make, value, prox)
+
+
+def _sparse(l1_ratio):
+    return _lasso(functools.partial(tfreg.SparseGroupLasso, l1_ratio=l1_ratio), l1_ratio)
+
+
+def _group_mcp(threshold):
+    def value(weights, members, size_weighted):
+        return oracles.joint_mcp_of_norms(weights, members, threshold, size_weighted)
+
+    def prox(weights, members, size_weighted, strength):
+        return oracles.joint_mcp_prox(weights, members, strength, threshold, size_weighted)
+
+    make = functools.partial(tfreg.GroupMCP, threshold=threshold)
+    return Kind(f"{make(FACTOR)}", make, value, prox)
+
+
+LASSO, SPARSE, MCP = _lasso(tfreg.GroupLasso, 0.0), _sparse(0.3), _group_mcp(1.5)
+KINDS = [LASSO, SPARSE, MCP]
+# What goes another way: SparseGroupLasso without one of its parts.
+EVERY_KIND = [*KINDS, _sparse(0.0), _sparse(1.0)]
+
+
+def penalty_of(case, kind, size_weighted=True, factor=FACTOR):
     arguments = {
-        "axis": case.axis, "group_size": case.group_size, "size_weighted": size_weighted
+        "axis": case.axis,
+        "group_size": case.group_size,
+        "size_weighted": size_weighted,
     }
-    if l1_ratio is None:
-        return tfreg.Joint(tfreg.GroupLasso(factor, **arguments))
-    return tfreg.Joint(tfreg.SparseGroupLasso(factor, l1_ratio, **arguments))
+    return tfreg.Joint(kind.make(factor, **arguments))
 
 
 def weights_of(case):
@@ -100,15 +144,14 @@ def assert_all_close(actual, expected, **tolerance):
 
 
 @pytest.mark.parametrize("size_weighted", [True, False])
-@pytest.mark.parametrize("l1_ratio", [None, 0.3])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_value_and_gradients_are_the_oracles(case, l1_ratio, size_weighted):
+def test_value_and_gradients_are_the_oracles(case, kind, size_weighted):
     weights, members = weights_of(case), case.members(case.shapes)
-    penalty, l1 = penalty_of(case, l1_ratio, size_weighted), l1_ratio or 0.0
+    penalty = penalty_of(case, kind, size_weighted)
 
     def expected(weights):
-        norms = oracles.joint_sum_of_norms(weights, members, size_weighted)
-        return FACTOR * (l1 * sum(np.abs(w).sum() for w in weights) + (1 - l1) * norms)
+        return FACTOR * kind.value(weights, members, size_weighted)
 
     tensors = constants(weights)
     with tf.GradientTape() as tape:
@@ -123,15 +166,14 @@ def test_value_and_gradients_are_the_oracles(case, l1_ratio, size_weighted):
 
 
 @pytest.mark.parametrize("size_weighted", [True, False])
-@pytest.mark.parametrize("l1_ratio", L1_RATIOS)
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_prox_is_the_oracles(case, l1_ratio, size_weighted):
+def test_prox_is_the_oracles(case, kind, size_weighted):
     weights, members = weights_of(case), case.members(case.shapes)
-    penalty = penalty_of(case, l1_ratio, size_weighted)
+    penalty = penalty_of(case, kind, size_weighted)
     zero_groups = 0
-    for step_size in (0.1, 2.0, 40.0):
-        l1, l2 = (FACTOR * step_size * share for share in (l1_ratio or 0.0, 1 - (l1_ratio or 0.0)))
-        expected = oracles.joint_prox(weights, members, l1, l2, size_weighted)
+    for step_size in (0.1, 2.0, 40.0, 200.0):
+        expected = kind.prox(weights, members, size_weighted, FACTOR * step_size)
         actual = prox(penalty, case, constants(weights), step_size)
         assert [(x.dtype, tuple(x.shape)) for x in actual] == [
             (tf.float64, shape) for shape in case.shapes
@@ -144,11 +186,11 @@ def test_prox_is_the_oracles(case, l1_ratio, size_weighted):
 
 
 @pytest.mark.parametrize("step_size", [0.1, 1.0, 5.0])
-@pytest.mark.parametrize("l1_ratio", [None, 0.4])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_no_point_near_or_far_is_better(case, l1_ratio, step_size):
+def test_no_point_near_or_far_is_better(case, kind, step_size):
     rng = np.random.default_rng(0)
-    weights, penalty = weights_of(case), penalty_of(case, l1_ratio)
+    weights, penalty = weights_of(case), penalty_of(case, kind)
     value = tf.function(lambda *x: penalty.value_on(x, case.layouts))
 
     def objective(x):
@@ -170,24 +212,28 @@ def test_no_point_near_or_far_is_better(case, l1_ratio, step_size):
     assert all(lowest <= objective(candidate) + 1e-12 for candidate in candidates)
 
 
-@pytest.mark.parametrize("dtype", HALF_EPSILON)
-@pytest.mark.parametrize("l1_ratio", [None, 0.4])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_eager_graph_and_xla_agree_in_every_dtype(case, l1_ratio, dtype):
-    penalty = penalty_of(case, l1_ratio)
-    tensors = [tf.cast(w, dtype) for w in weights_of(case)]
-    exact = prox(penalty, case, [tf.cast(w, tf.float64) for w in tensors], 0.25)
+def test_eager_graph_and_xla_agree_in_every_dtype(case, kind):
+    penalty = penalty_of(case, kind)
+    tensors = {dtype: [tf.cast(w, dtype) for w in weights_of(case)] for dtype in HALF_EPSILON}
+
+    def of_every_dtype(step_size, tensors):
+        return {dtype: prox(penalty, case, tensors[dtype], step_size) for dtype in tensors}
+
+    exact = of_every_dtype(
+        0.25, {dtype: [tf.cast(w, tf.float64) for w in tensors[dtype]] for dtype in tensors}
+    )
     for mode, step_size in zip(MODES, (0.25, tf.constant(0.25), tf.constant(0.25, tf.float16))):
-        compute = MODES[mode](lambda step_size, *x: prox(penalty, case, list(x), step_size))
-        actual = compute(step_size, *tensors)
-        assert [x.dtype for x in actual] == [dtype] * len(tensors)
-        assert_all_close(actual, exact, rtol=HALF_EPSILON[dtype], atol=1e-6)
+        for dtype, actual in MODES[mode](of_every_dtype)(step_size, tensors).items():
+            assert [x.dtype for x in actual] == [dtype] * len(tensors[dtype])
+            assert_all_close(actual, exact[dtype], rtol=HALF_EPSILON[dtype], atol=1e-6)
 
 
-@pytest.mark.parametrize("l1_ratio", [None, 0.4])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_forced_xla_and_plain_kernels_agree(case, l1_ratio, jit):
-    penalty, tensors = penalty_of(case, l1_ratio), constants(weights_of(case), "float32")
+def test_forced_xla_and_plain_kernels_agree(case, kind, jit):
+    penalty, tensors = penalty_of(case, kind), constants(weights_of(case), "float32")
     jit(False)
     plain = prox(penalty, case, tensors, 0.3)
     jit(True)
@@ -228,7 +274,7 @@ def test_weights_of_several_dtypes():
             l1=0.3 * FACTOR,
             l2=0.7 * FACTOR,
         )
-        actual = prox(penalty_of(case, 0.3), case, tensors, 1.0)
+        actual = prox(penalty_of(case, SPARSE), case, tensors, 1.0)
         for x, y, dtype in zip(actual, exact, dtypes, strict=True):
             assert x.dtype == dtype
             tolerance = HALF_EPSILON.get(dtype, 1e-12)
@@ -238,54 +284,54 @@ def test_weights_of_several_dtypes():
 def test_variables_of_either_keras():
     case = CASES[0]
     weights = [w.astype("float32") for w in weights_of(case)]
-    expected = prox(penalty_of(case), case, weights, 0.5)
+    expected = prox(penalty_of(case, LASSO), case, weights, 0.5)
     for variable in (keras.Variable, tf.Variable):
-        actual = prox(penalty_of(case), case, [variable(w) for w in weights], 0.5)
+        actual = prox(penalty_of(case, LASSO), case, [variable(w) for w in weights], 0.5)
         assert_all_close(actual, expected, rtol=0)
 
 
-@pytest.mark.parametrize("l1_ratio", L1_RATIOS)
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_at_strength_zero_nothing_moves_also_at_zero(case, l1_ratio):
+def test_at_strength_zero_nothing_moves_also_at_zero(case, kind):
     weights = weights_of(case)
     for given in (weights, [0.0 * w for w in weights]):
         for step_size in (0.0, tf.constant(0.0)):
-            actual = prox(penalty_of(case, l1_ratio), case, given, step_size)
+            actual = prox(penalty_of(case, kind), case, given, step_size)
             assert_all_close(actual, given, rtol=0)
-        unpenalized = penalty_of(case, l1_ratio, factor=0.0)
+        unpenalized = penalty_of(case, kind, factor=0.0)
         assert_all_close(prox(unpenalized, case, given, 0.5), given, rtol=0)
-    zeros = prox(penalty_of(case, l1_ratio), case, [0.0 * w for w in weights], 0.5)
+    zeros = prox(penalty_of(case, kind), case, [0.0 * w for w in weights], 0.5)
     assert all(np.all(x == 0.0) for x in zeros)
 
 
-@pytest.mark.parametrize("l1_ratio", L1_RATIOS)
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_an_enormous_step_leaves_zeros(case, l1_ratio):
+def test_an_enormous_step_leaves_zeros(case, kind):
     tensors = constants(weights_of(case), "float32")
     for step_size in (1e37, 3e38, 1e300):
-        results = prox(penalty_of(case, l1_ratio), case, tensors, step_size)
+        results = prox(penalty_of(case, kind), case, tensors, step_size)
         assert all(np.all(x == 0.0) for x in results)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-@pytest.mark.parametrize("l1_ratio", [None, 0.4])
+@pytest.mark.parametrize("kind", [LASSO, SPARSE], ids=str)
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_prox_does_not_overflow_or_vanish(case, l1_ratio, scale):
-    penalty, weights = penalty_of(case, l1_ratio), weights_of(case)
+def test_prox_does_not_overflow_or_vanish(case, kind, scale):
+    penalty, weights = penalty_of(case, kind), weights_of(case)
     exact = prox(penalty, case, weights, 0.5)
     scaled = [(w * scale).astype("float32") for w in weights]
     actual = [tf.cast(x, tf.float64) / scale for x in prox(penalty, case, scaled, 0.5 * scale)]
     assert_all_close(actual, exact, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("l1_ratio", [None, 0.4])
-def test_nan_shows_in_all_of_its_group_and_in_no_other(l1_ratio):
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_nan_shows_in_all_of_its_group_and_in_no_other(kind):
     case = CASES[1]
     weights = weights_of(case)
     channel = 4
-    expected = prox(penalty_of(case, l1_ratio), case, weights, 0.5)
+    expected = prox(penalty_of(case, kind), case, weights, 0.5)
     weights[1][channel] = np.nan
-    actual = prox(penalty_of(case, l1_ratio), case, weights, 0.5)
+    actual = prox(penalty_of(case, kind), case, weights, 0.5)
     for x, y, members in zip(actual, expected, case.members(case.shapes)):
         own = np.zeros(x.shape, bool)
         own[tuple(np.transpose(sorted(members.items())[channel][1]))] = True
@@ -300,17 +346,17 @@ def test_a_finite_weight_raises_no_alarm_of_tensorflows():
     tf.debugging.enable_check_numerics()
     try:
         for step_size in (0.0, 0.5, 1e6):
-            results = prox(penalty_of(case, 0.3), case, weights, step_size)
+            results = prox(penalty_of(case, SPARSE), case, weights, step_size)
             assert all(np.isfinite(x).all() for x in results)
     finally:
         tf.debugging.disable_check_numerics()
 
 
-@pytest.mark.parametrize("l1_ratio", [None, 0.0, 0.3, 1.0])
-def test_on_one_weight_it_is_the_prox_on_that(l1_ratio):
+@pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
+def test_on_one_weight_it_is_the_prox_on_that(kind):
     case = CASES[-1]
     [w] = weights_of(case)
-    penalty = penalty_of(case, l1_ratio)
+    penalty = penalty_of(case, kind)
     [actual] = prox(penalty, case, [w], 0.7)
     expected = penalty.penalty.prox_on(w, case.layouts[0], 0.7)
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
@@ -321,20 +367,16 @@ def test_unknown_lengths():
     case = CASES[3]
     signature = [tf.TensorSpec([None, 4], tf.float64), tf.TensorSpec([4, None], tf.float64)]
     dynamic = tf.function(
-        lambda *weights: prox(penalty_of(case, 0.3), case, list(weights), 0.5),
+        lambda *weights: prox(penalty_of(case, SPARSE), case, list(weights), 0.5),
         input_signature=signature,
     )
     for rows, columns in [(5, 3), (1, 1), (0, 2)]:
         weights = [weight((rows, 4)), weight((4, columns), seed=1)]
-        expected = prox(penalty_of(case, 0.3), case, weights, 0.5)
+        expected = prox(penalty_of(case, SPARSE), case, weights, 0.5)
         assert_all_close(dynamic(*weights), expected, rtol=1e-12)
 
 
-NO_CLOSED_FORM = [
-    case.penalty
-    for case in JOINT_CASES
-    if not isinstance(case.penalty.penalty, (tfreg.GroupLasso, tfreg.SparseGroupLasso))
-]
+NO_CLOSED_FORM = [case.penalty for case in JOINT_CASES if not case.has_prox]
 
 
 @pytest.mark.parametrize("penalty", NO_CLOSED_FORM, ids=repr)
@@ -348,7 +390,7 @@ def test_weights_that_do_not_go_together_are_named():
     first = keras.Variable(np.ones((3, 4), "float32"), name="first")
     second = keras.Variable(np.ones((3, 5), "float32"), name="second")
     both = [first, second], [None, None]
-    for penalty in (tfreg.GroupLasso(), tfreg.SparseGroupLasso()):
+    for penalty in (tfreg.GroupLasso(), tfreg.SparseGroupLasso(), tfreg.GroupMCP()):
         name = type(penalty).__name__
         message = f"{name} over.*must have as many.*'first'.*4.*'second'.*5"
         with pytest.raises(ValueError, match=message):

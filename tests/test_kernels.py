@@ -1,9 +1,7 @@
 """Compilation: traces, the policy, accumulation."""
 
-import threading
 import warnings
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,20 +67,6 @@ def test_penalties_that_differ_in_a_number_share_one_trace(case, monkeypatch):
     assert len(traces) == 1
 
 
-def test_a_layer_called_for_a_thousand_steps_traces_once(monkeypatch):
-    traces = []
-    original = kernels.Compiled._trace
-    monkeypatch.setattr(
-        kernels.Compiled, "_trace", lambda *args: traces.append(args) or original(*args)
-    )
-    layer = keras.layers.Dense(17, kernel_regularizer=tfreg.TotalVariation(0.1))
-    layer.build((None, 19))
-    for _ in range(1000):
-        layer.kernel.assign_add(tf.ones([19, 17]))
-        layer.losses
-    assert len(traces) == 1
-
-
 def test_ever_new_shapes_do_not_fill_the_memory(ridge, monkeypatch):
     function, traced = ridge
     monkeypatch.setattr(kernels, "MAX_STATIC_TRACES", 5)
@@ -119,20 +103,6 @@ def test_a_thousand_steps_of_fit_trace_once(api, run_eagerly, monkeypatch):
     model.fit(np.ones((steps, 3)), np.ones((steps, width)), batch_size=1, verbose=0)
     # In a graph the value's and the gradient's.
     assert len(traces) == (1 if run_eagerly else 2)
-
-
-def test_many_threads_agree():
-    w = tf.ones([23, 29])
-    values = []
-    threads = [
-        threading.Thread(target=lambda: values.append(float(tfreg.GroupLasso(1.0)(w))))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(values) == 8 and len(set(values)) == 1
 
 
 def test_the_gradient_of_the_factor(ridge):

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from marks import KERAS_3_FIRST
 
 import tfreg
 from tfreg import __main__ as command
@@ -70,6 +71,7 @@ def test_demo(keras_name, tmp_path):
     assert str(out) in lines[-1]
 
 
+@KERAS_3_FIRST
 def test_same_seed_same_numbers(api):
     rng = np.random.default_rng(0)
     data = [rng.random((100, 8, 8), "float32"), rng.random((50, 8, 8), "float32")]

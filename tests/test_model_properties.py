@@ -5,10 +5,9 @@ import tempfile
 
 import keras
 import numpy as np
-import pytest
-import tf_keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import KERAS_3_FIRST
 from model_cases import keeper_class
 
 import tfreg
@@ -118,7 +117,7 @@ def check(drawn, model, chosen, expected, own):
     )
 
 
-@pytest.mark.parametrize("api", [keras, tf_keras], ids=["keras", "tf_keras"])
+@KERAS_3_FIRST
 def test_what_is_selected_counts_once_before_and_after_saving(api):
     # A wrapper of tf_keras cannot load a user's layer in it.
     blocks = [block for block in BLOCKS if api is keras or block != "twice wrapped"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from marks import KERAS_3_FIRST, slow
+from marks import KERAS_3_FIRST, KERASES, in_turn, slow
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -54,11 +54,17 @@ def can_be_h5(api, kind):
     return api is keras or kind not in (cases.subclassed, cases.subclassed_built)
 
 
+# Those that have the most in them, and the others.
+TWO_KINDS = [cases.nested, cases.subclassed]
+OTHER_KINDS = [kind for kind in cases.KINDS if kind not in TWO_KINDS]
+
+
 @KERAS_3_FIRST
 @pytest.mark.parametrize("ending", ["keras", slow("h5")])
-def test_saved_and_trained_on_in_a_fresh_process(api, ending, tmp_path, run_fresh):
+@pytest.mark.parametrize("kinds", [TWO_KINDS, slow(OTHER_KINDS)], ids=["two", "others"])
+def test_saved_and_trained_on_in_a_fresh_process(api, ending, kinds, tmp_path, run_fresh):
     paths, losses, penalties = [], [], []
-    for kind in cases.KINDS:
+    for kind in kinds:
         if ending == "h5" and not can_be_h5(api, kind):
             continue
         model = cases.compiled(cases.add_penalties(kind(api)), api)
@@ -99,14 +105,14 @@ COPIES = {
 
 
 # Every kind in one way, and in every way the kinds that have the most in them.
-@pytest.mark.parametrize(
-    "kind, way",
-    [(kind, way) for kind in (cases.nested, cases.subclassed) for way in COPIES]
+@in_turn(
+    kind_and_way=[(kind, way) for kind in (cases.nested, cases.subclassed) for way in COPIES]
     + [(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
     + [(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],
-    ids=lambda value: getattr(value, "__name__", value),
+    api=KERASES,
 )
-def test_copies_have_the_penalties(api, kind, way):
+def test_copies_have_the_penalties(api, kind_and_way):
+    kind, way = kind_and_way
     model = trained(kind, api)
     again = COPIES[way](api, model)
     assert type(again) is type(model) and again is not model
@@ -125,9 +131,12 @@ def test_copies_have_the_penalties(api, kind, way):
     cases.assert_trained(again, cases.train(epochs=2)[1])
 
 
-@pytest.mark.parametrize("kind", [cases.deferred, cases.subclassed], ids=lambda k: k.__name__)
-@pytest.mark.parametrize("way", COPIES)
-def test_copies_of_an_unbuilt_model(api, way, kind):
+@in_turn(
+    way_and_kind=[(way, kind) for kind in (cases.deferred, cases.subclassed) for way in COPIES],
+    api=KERASES,
+)
+def test_copies_of_an_unbuilt_model(api, way_and_kind):
+    way, kind = way_and_kind
     model = kind(api)
     first, second = (model.layers if kind is cases.deferred else model.blocks)[:2]
     tfreg.add_penalty(model, PER_WEIGHT)
@@ -153,7 +162,7 @@ def test_a_predicate_is_asked_before_a_model_is_saved(api):
     assert places == [{"weight": [i, 0], "shape": list(w)} for i, w in enumerate(shapes)]
 
 
-@pytest.mark.parametrize("kind", cases.BUILT, ids=lambda kind: kind.__name__)
+@in_turn(kind=cases.BUILT, api=KERASES)
 def test_weights_load_both_ways_between_the_plain_and_the_penalized_model(api, kind, tmp_path):
     plain, model = kind(api), cases.add_penalties(kind(api))
     for i, (source, target) in enumerate([(plain, model), (model, plain)]):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import value_and_gradient, values_and_gradients
-from marks import KERAS_3_FIRST
+from marks import KERAS_3_FIRST, in_turn
 from model_cases import mirrored
 from sklearn.linear_model import Lasso
 from tensorflow_probability import distributions as tfd
@@ -118,9 +118,9 @@ def test_value_and_gradient_are_tensorflow_probabilitys(name, parameters, sign):
             np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name, parameters", REAL_LINE, ids=str)
-def test_half_types_are_accumulated_in_float32(name, parameters, dtype):
+@in_turn(prior=REAL_LINE, dtype=["float16", "bfloat16"])
+def test_half_types_are_accumulated_in_float32(prior, dtype):
+    name, parameters = prior
     w = tf.cast(weight((40, 50)), dtype)
     value, gradient = value_and_gradient(tfreg.Prior(name, 0.3, **parameters), w)
     assert value.dtype == tf.float32 and gradient.dtype == dtype
@@ -178,9 +178,9 @@ CUSPS = [
 ]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name, parameters, cusp", CUSPS, ids=str)
-def test_derivatives_are_finite_at_a_cusp(name, parameters, cusp, mode):
+@in_turn(prior=CUSPS, mode=MODES)
+def test_derivatives_are_finite_at_a_cusp(prior, mode):
+    name, parameters, cusp = prior
     penalty = tfreg.Prior(name, 1.0, **parameters)
     cusp = tf.constant(np.broadcast_to(cusp, [2, 3]).astype("float32"))
 
@@ -222,9 +222,9 @@ def test_a_floor_makes_a_density_of_0_at_0_finite():
     np.testing.assert_allclose(value, -made("Gamma", parameters).log_prob(1e-3), rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name, parameters", HALF_LINE, ids=str)
-def test_a_weight_off_the_support_has_an_infinite_penalty_and_no_gradient(name, parameters, mode):
+@in_turn(prior=HALF_LINE, mode=MODES)
+def test_a_weight_off_the_support_has_an_infinite_penalty_and_no_gradient(prior, mode):
+    name, parameters = prior
     penalty = tfreg.Prior(name, 1.0, **parameters)
     w = tf.constant([0.5, -0.5, -1e-3, 2.0], tf.float64)
     value, gradient = MODES[mode](lambda x: value_and_gradient(penalty, x))(w)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from cases import CASES, PROXIMAL, applicable, hessian_times, value_and_gradient, weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import in_turn
 
 import tfreg
 from tfreg.compute import cpu, policy, reductions
@@ -28,12 +29,20 @@ DEVICES = reductions.DEVICES
 SHAPES = [(48, 7), (2, 3, 24, 16)]
 
 
-@pytest.fixture(params=[device for device in DEVICES if device != "CPU"])
-def device(request):
-    """Has kernels compiled for a device, for one test."""
-    tfreg.kernels.set_device(request.param)
-    yield request.param
+OTHERS = [device for device in DEVICES if device != "CPU"]
+
+
+@pytest.fixture
+def device(name):
+    """Has kernels compiled for the device of that name, for one test."""
+    tfreg.kernels.set_device(name)
+    yield name
     tfreg.kernels.set_device(None)
+
+
+def on_others(**parameters):
+    """As `in_turn`, on each device that is no CPU."""
+    return in_turn(**parameters, name=OTHERS)
 
 
 @pytest.fixture
@@ -52,8 +61,9 @@ def on_cpu(function, *arguments):
         tfreg.kernels.set_device(device)
 
 
-@pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
-def test_every_penalty_on_every_strategy(case, shape, on_device):
+@on_others(case_and_shape=applicable(CASES, SHAPES))
+def test_every_penalty_on_every_strategy(case_and_shape, on_device):
+    case, shape = case_and_shape
     w = tf.constant(weight(shape))
     value, gradient = on_device(lambda w: value_and_gradient(case.penalty, w))(w)
     np.testing.assert_allclose(value, case.oracle(w.numpy()), rtol=1e-12)
@@ -62,17 +72,16 @@ def test_every_penalty_on_every_strategy(case, shape, on_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case, shape", applicable(CASES, SHAPES), ids=str)
-def test_second_derivatives_on_every_strategy(case, shape, on_device):
+@on_others(case_and_shape=applicable(CASES, SHAPES))
+def test_second_derivatives_on_every_strategy(case_and_shape, on_device):
+    case, shape = case_and_shape
     w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
     product = on_device(lambda w: hessian_times(case.penalty, w, direction))(w)
     expected = on_cpu(hessian_times, case.penalty, w, direction)
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.min_rank <= 4 and "Group" in str(c)], ids=str
-)
+@on_others(case=[c for c in CASES if c.min_rank <= 4 and "Group" in str(c)])
 def test_eager_derivatives_on_every_strategy(case, device):
     # Groups whose norms some devices keep and others compute again.
     shape = (2, 3, 2, 7)
@@ -85,8 +94,9 @@ def test_eager_derivatives_on_every_strategy(case, device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("case, shape", applicable(PROXIMAL, SHAPES), ids=str)
-def test_every_prox_on_every_strategy(case, shape, on_device):
+@on_others(case_and_shape=applicable(PROXIMAL, SHAPES))
+def test_every_prox_on_every_strategy(case_and_shape, on_device):
+    case, shape = case_and_shape
     w = tf.constant(weight(shape, "float32"))
     actual = on_device(lambda w: case.penalty.prox(w, 0.7))(w)
     expected = on_cpu(case.penalty.prox, w, 0.7)
@@ -94,8 +104,7 @@ def test_every_prox_on_every_strategy(case, shape, on_device):
     np.testing.assert_array_equal(actual == 0.0, expected == 0.0)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("case", [case for case in CASES if case.min_rank <= 4], ids=str)
+@on_others(case=[case for case in CASES if case.min_rank <= 4], dtype=["bfloat16", "float32"])
 def test_every_dtype_on_every_strategy(case, dtype, device):
     w = tf.cast(tf.constant(weight((2, 3, 24, 16))), dtype)
     value, gradient = tf.function(lambda w: value_and_gradient(case.penalty, w))(w)
@@ -108,9 +117,7 @@ def test_every_dtype_on_every_strategy(case, dtype, device):
     )
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.min_rank <= 3 and "Prior" not in str(c)], ids=str
-)
+@on_others(case=[c for c in CASES if c.min_rank <= 3 and "Prior" not in str(c)])
 def test_extremes_on_every_strategy(case, on_device):
     def both(w):
         return value_and_gradient(case.penalty, w)
@@ -205,11 +212,17 @@ def test_total_is_the_sum(shape):
         np.testing.assert_allclose(function(tf.constant(x)), x.sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("function", [total, cpu.sum_of_partials])
-@pytest.mark.parametrize("shape", [s for s in SMALL_SHAPES if 0 not in s] + LARGE_SHAPES)
-def test_sums_hide_nothing_that_is_not_finite(shape, function, dtype, mode):
+@in_turn(
+    shape_and_function=[
+        (shape, function)
+        for function in (total, cpu.sum_of_partials)
+        for shape in [s for s in SMALL_SHAPES if 0 not in s] + LARGE_SHAPES
+    ],
+    mode=MODES,
+    dtype=["float32", "float64"],
+)
+def test_sums_hide_nothing_that_is_not_finite(shape_and_function, dtype, mode):
+    shape, function = shape_and_function
     compiled = MODES[mode](function)
     x = np.ones(shape, dtype)
     for place in (0, x.size // 2, -1):
@@ -220,8 +233,7 @@ def test_sums_hide_nothing_that_is_not_finite(shape, function, dtype, mode):
     np.testing.assert_allclose(compiled(tf.constant(x)), x.size, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2**19, 1), (2, 2**18 + 5, 1), (3, 2**12 + 1, 70)])
+@in_turn(shape=[(2, 5, 3), (1, 2**19, 1), (2, 2**18 + 5, 1), (3, 2**12 + 1, 70)], mode=MODES)
 def test_sums_of_squares_hide_nothing_that_is_not_finite(shape, mode):
     compiled = MODES[mode](cpu.sums_of_squares)
     x = np.ones(shape, "float32")

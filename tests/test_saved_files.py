@@ -25,8 +25,11 @@ def test_there_are_files_of_this_release():
 
 @pytest.mark.parametrize("release, name", EVERY_FILE)
 def test_a_file_loads_trains_and_is_saved_again(release, name, tmp_path):
+    check_file(saved_files.DATA / release, name, tmp_path)
+
+
+def check_file(folder, name, tmp_path):
     api = saved_files.APIS["tf_keras" if name.startswith("tf_keras") else "keras"]
-    folder = saved_files.DATA / release
     expected = json.loads((folder / "expected.json").read_text())[name]
     model = api.models.load_model(folder / name)
     assert_same(saved_files.summary(model), expected)
@@ -45,7 +48,10 @@ def assert_same(actual, expected):
     np.testing.assert_allclose(actual["outputs"], expected["outputs"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_files_can_be_written_anew(tmp_path):
+@pytest.mark.slow
+def test_files_written_anew_load_train_and_are_saved_again(tmp_path):
     folder = tmp_path / "release"
     saved_files.write(folder)
     assert {path.name for path in folder.iterdir()} == {*saved_files.FILES, "expected.json"}
+    for name in saved_files.FILES:
+        check_file(folder, name, tmp_path)

@@ -302,15 +302,17 @@ def _box_case():
     return _case("BoxPenalty", penalty, box_by_hand, box_reference, *proxes)
 
 
-def _concave_cases():
-    threshold = {"threshold": 0.8}
+def _mcp_case():
+    penalty, parameters = tfreg.MCP(FACTOR, threshold=0.8), {"threshold": 0.8}
     proxes = mcp_prox_by_hand, mcp_prox_reference
-    yield _case(
-        "MCP", tfreg.MCP(FACTOR, **threshold), mcp_by_hand, mcp_reference, *proxes, **threshold
-    )
-    knee = {"knee": 0.4, "threshold": 1.2}
+    return _case("MCP", penalty, mcp_by_hand, mcp_reference, *proxes, **parameters)
+
+
+def _scad_case():
+    parameters = {"knee": 0.4, "threshold": 1.2}
+    penalty = tfreg.SCAD(FACTOR, **parameters)
     proxes = scad_prox_by_hand, scad_prox_reference
-    yield _case("SCAD", tfreg.SCAD(FACTOR, **knee), scad_by_hand, scad_reference, *proxes, **knee)
+    return _case("SCAD", penalty, scad_by_hand, scad_reference, *proxes, **parameters)
 
 
 def _quadratic_case():
@@ -323,17 +325,16 @@ def _quadratic_case():
 
 
 def _group_mcp_case(shape):
-    # About the root mean square of a group.
-    threshold = {"threshold": 0.5}
+    threshold = 0.5  # about the root mean square of a group
     return _case(
         "GroupMCP",
-        tfreg.GroupMCP(FACTOR, **threshold),
+        tfreg.GroupMCP(FACTOR, threshold),
         group_mcp_by_hand,
         group_mcp_reference,
         group_mcp_prox_by_hand,
         group_mcp_prox_reference,
         sizes=dict(enumerate(shape[:-1])),
-        **threshold,
+        threshold=threshold,
     )
 
 
@@ -417,7 +418,8 @@ def cases(shape, pattern=EVERY):
     every = [
         *_tv_cases(),
         _box_case(),
-        *_concave_cases(),
+        _mcp_case(),
+        _scad_case(),
         _quadratic_case(),
         *_group_lasso_cases(shape),
         _sparse_case(shape),

@@ -165,6 +165,25 @@ def test_an_array_is_kept_exactly_and_must_fit(api, tmp_path):
         penalty.center[0, 0] = 1.0
 
 
+@pytest.mark.parametrize(
+    "center, error",
+    [
+        ([True], TypeError),
+        ([[0.5, np.True_]], TypeError),
+        ("1", TypeError),
+        (["1"], TypeError),
+        ([None], TypeError),
+        ([[1.0], [1.0, 2.0]], TypeError),
+        ([10**400], ValueError),
+        ([np.nan], ValueError),
+    ],
+    ids=repr,
+)
+def test_what_is_no_array_of_finite_numbers_is_refused(center, error):
+    with pytest.raises(error, match="`center` must be a finite number, or an array of those. Rec"):
+        tfreg.Quadratic(center=center)
+
+
 def test_consolidation_keeps_what_is_precise():
     center, precision = np.array([[1.0], [2.0]]), np.array([[10.0], [0.0]])
     layer = keras.layers.Dense(1, use_bias=False)

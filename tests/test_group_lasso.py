@@ -151,3 +151,12 @@ def test_prox_reaches_exact_zeros():
     assert (shrunk[:, ~zero] != 0).all()
     shrunk = tfreg.SparseGroupLasso(0.1, 0.9).prox(w, 2.0).numpy()
     assert ((shrunk == 0).any(axis=0) & (shrunk != 0).any(axis=0)).any()
+
+
+@pytest.mark.parametrize("l1_ratio", [6e-97, 1e-40])
+def test_a_share_that_is_0_in_float32_hides_no_infinity(l1_ratio):
+    penalty = tfreg.SparseGroupLasso(0.1, l1_ratio=l1_ratio)
+    assert float(penalty(tf.constant([np.inf, 1.0]))) == np.inf
+    w = tf.constant([3.0, 4.0])
+    np.testing.assert_allclose(penalty(w), tfreg.GroupLasso(0.1)(w), rtol=1e-6)
+    np.testing.assert_allclose(penalty.prox(w, 1.0), tfreg.GroupLasso(0.1).prox(w, 1.0), rtol=1e-6)

@@ -21,14 +21,11 @@ import tfreg
 
 FACTORS = [0.0, 0.1, 2]
 ROWS = [row for row in TABLE if row.choices]
-# An array takes what NumPy makes numbers of: True, or "1".
-WITHOUT_ARRAYS = [case for case in CASES if not isinstance(case.penalty, tfreg.Quadratic)]
 JSON_JUNK = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 20),
-    # Less than the least of float32 is 0 there, and 0 times infinity NaN.
-    st.floats().filter(lambda number: number == 0.0 or not abs(number) < 1e-37),
+    st.floats(),
     st.text(max_size=4),
     st.sampled_from([[], {}, [0, 0], [[0]], "output", "head", [None], {"a": 1}, 10**400, 1e308]),
 )
@@ -187,7 +184,7 @@ def includes(whole, part):
 
 
 def check_a_penaltys_config(data):
-    penalty = data.draw(st.sampled_from([case.penalty for case in WITHOUT_ARRAYS]), "penalty")
+    penalty = data.draw(st.sampled_from([case.penalty for case in CASES]), "penalty")
     config = mutated(data.draw, penalty.get_config())
     data.draw(st.just(config), "config")
     try:

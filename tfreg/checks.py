@@ -46,15 +46,27 @@ def check_array(name: str, value: object, least: float = -math.inf) -> float | n
     expected += ", or an array of those"
     if isinstance(value, numbers.Number):
         return check_number(name, value, expected, lambda number: number >= least)
+    received = f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
     try:
+        # NumPy takes True and "1" for numbers.
+        if not _is_of_numbers(value):
+            raise TypeError(received)
         array = np.array(value, np.float64)
+    except OverflowError as error:
+        raise ValueError(received) from error
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
-        ) from error
+        raise TypeError(received) from error
     if not (np.isfinite(array).all() and (array >= least).all()):
-        raise ValueError(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
+        raise ValueError(received)
     return array
+
+
+def _is_of_numbers(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_of_numbers, value))
+    if isinstance(value, numbers.Number):
+        return not isinstance(value, (bool, np.bool_))
+    return np.asarray(value).dtype.kind not in "bSUO"
 
 
 def broadcasts_to(shape: Sequence[int], weight_shape: Sequence[int | None]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import check_number
@@ -15,6 +16,9 @@ from tfreg.penalties.group_lasso import GroupLasso, group_soft_threshold, weight
 from tfreg.penalties.grouped import Axis, GroupSize, group_weights
 from tfreg.penalties.registry import register
 from tfreg.runs import Runs
+
+# A smaller one is 0 in float32, and would hide infinity.
+_LEAST_SHARE = float(np.finfo(np.float32).tiny)
 
 
 def _roots_of_norms_if_used(
@@ -136,20 +140,24 @@ class SparseGroupLasso(GroupLasso):
             "l1_ratio", l1_ratio, "a number in [0, 1]", lambda number: 0 <= number <= 1
         )
 
+    def _shares(self) -> list[float | None]:
+        """Those of the L1 norm and of the groups' norms; None for one that is 0 in float32."""
+        shares = self.l1_ratio, 1.0 - self.l1_ratio
+        return [share if share >= _LEAST_SHARE else None for share in shares]
+
     def _parameters(self, layout: Layout) -> dict[str, Any]:
-        l1, l2 = self.l1_ratio or None, (1.0 - self.l1_ratio) or None
+        l1, l2 = self._shares()
         return {"l1": l1, "l2": l2, **super()._parameters(layout)}
 
     def _joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         terms = []
-        if self.l1_ratio > 0:
-            terms += [
-                self.l1_ratio * l1_norm(w, factor=self.factor) for w in with_common_dtype(tensors)
-            ]
-        if self.l1_ratio < 1:
-            terms.append((1.0 - self.l1_ratio) * super()._joint_value(tensors, layouts, names))
+        l1, l2 = self._shares()
+        if l1 is not None:
+            terms += [l1 * l1_norm(w, factor=self.factor) for w in with_common_dtype(tensors)]
+        if l2 is not None:
+            terms.append(l2 * super()._joint_value(tensors, layouts, names))
         return tf.add_n(terms)
 
     def _joint_prox(
@@ -160,10 +168,9 @@ class SparseGroupLasso(GroupLasso):
         step_size: StepSize,
     ) -> list[tf.Tensor]:
         strength = step_size * self.factor
-        if self.l1_ratio > 0:
-            threshold = strength * self.l1_ratio
-            tensors = [soft_threshold(tensor, threshold=threshold) for tensor in tensors]
-        if self.l1_ratio < 1:
-            strength *= 1.0 - self.l1_ratio
-            tensors = self._shrunk_together(tensors, layouts, names, strength)
+        l1, l2 = self._shares()
+        if l1 is not None:
+            tensors = [soft_threshold(tensor, threshold=strength * l1) for tensor in tensors]
+        if l2 is not None:
+            tensors = self._shrunk_together(tensors, layouts, names, strength * l2)
         return tensors

@@ -15,7 +15,7 @@ class Gpu(Direct):
     kept_min_size = 4
 
     def difference(self, x, axis, order):
-        if axis is None or not is_in_one_pass(x, order):
+        if not self._is_in_one_pass(x, axis, order):
             return super().difference(x, axis, order)
         return self._masked_difference(x, axis)
 
@@ -24,7 +24,7 @@ class Gpu(Direct):
         return tf.where(has_previous, x - previous, tf.zeros([], x.dtype))
 
     def difference_transposed(self, function, x, axis, order):
-        if axis is None or not is_in_one_pass(x, order):
+        if not self._is_in_one_pass(x, axis, order):
             return super().difference_transposed(function, x, axis, order)
         return self._masked_transposed(function, x, axis)
 
@@ -33,6 +33,10 @@ class Gpu(Direct):
         following, has_following = self._neighbour(x, axis, -1)
         to_next = function(tf.where(has_following, following - x, zero))
         return function(self._masked_difference(x, axis)) - to_next
+
+    def _is_in_one_pass(self, x, axis, order):
+        """Whether differences are computed as the equations for each entry read."""
+        return axis is not None and order == 1 and x.shape.rank <= _MAX_RANK
 
     def _neighbour(self, x, axis, by):
         """The entries before (`by=1`) or behind (`by=-1`) those of `x`, and which exist."""
@@ -66,11 +70,6 @@ class Gpu(Direct):
             x = tf.pad(x, paddings)
         sums = tf.reduce_sum(tf.reshape(x, shape), axis=spanned)
         return tf.reshape(sums, self.grid_shape(x, runs))
-
-
-def is_in_one_pass(x: tf.Tensor, order: int) -> bool:
-    """Whether one masked pass over `x` computes its differences of that `order`."""
-    return order == 1 and x.shape.rank <= _MAX_RANK
 
 
 def moved(x: tf.Tensor, axis: int, by: int) -> tf.Tensor:

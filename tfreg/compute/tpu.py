@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfreg.compute.gpu import Gpu, is_in_one_pass, moved
+from tfreg.compute.gpu import Gpu, moved
 from tfreg.compute.tiles import steps
 
 
@@ -13,15 +13,10 @@ class Tpu(Gpu):
     The steps from a weight to its groups determine the shape of a grid.
     """
 
-    def difference(self, x, axis, order):
-        if axis is None and x.shape.rank > 1 and is_in_one_pass(x, order):
-            return self._masked_difference(x, axis)
-        return super().difference(x, axis, order)
-
-    def difference_transposed(self, function, x, axis, order):
-        if axis is None and x.shape.rank > 1 and is_in_one_pass(x, order):
-            return self._masked_transposed(function, x, axis)
-        return super().difference_transposed(function, x, axis, order)
+    def _is_in_one_pass(self, x, axis, order):
+        # Flattened too, without a reshape.
+        axis = 0 if axis is None and x.shape.rank > 1 else axis
+        return super()._is_in_one_pass(x, axis, order)
 
     def _neighbour(self, x, axis, by):
         if axis is not None:

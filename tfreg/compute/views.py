@@ -66,7 +66,7 @@ def numbers_of_elements(shape: list[Any] | tuple[int, ...], runs: RunLengths) ->
         if tf.is_tensor(lengths):
             others.append(tf.reshape(tf.cast(lengths, tf.float64), in_the_grid))
         elif size is None or shape[axis] % size == 0:
-            same = same * np.unique(lengths)
+            same = same * (size or shape[axis])
         else:
             others.append(np.reshape(lengths, in_the_grid))
     return [same, *others]

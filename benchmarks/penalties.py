@@ -4,6 +4,7 @@ The references are NumPy's, of unit strength: a value and a gradient, and a prox
 are vectorized, for large weights; a test compares them to the loops of tests/oracles.py.
 """
 
+import contextlib
 import functools
 import math
 import re
@@ -409,13 +410,72 @@ def _prior_cases():
     )
 
 
+def _own_reference(penalty):
+    """The value and gradient of unit strength as `penalty` itself gives them, not compiled."""
+
+    def reference(w):
+        weight = tf.constant(w)
+        with _plain_graphs(), tf.GradientTape() as tape:
+            tape.watch(weight)
+            value = penalty(weight) / penalty.factor
+        return value.numpy(), tape.gradient(value, weight).numpy()
+
+    return reference
+
+
+def _own_prox_reference(penalty):
+    def reference(w, strength):
+        with _plain_graphs():
+            return penalty.prox(tf.constant(w), strength / penalty.factor).numpy()
+
+    return reference
+
+
+@contextlib.contextmanager
+def _plain_graphs():
+    tfreg.kernels.set_jit(False)
+    try:
+        yield
+    finally:
+        tfreg.kernels.set_jit("auto")
+
+
+def _has_prox(penalty):
+    try:
+        penalty.prox(tf.ones([2, 2]), STEP_SIZE)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _penalties_of_one_weight():
+    classes = {getattr(tfreg, name) for name in tfreg.__all__ if name[0].isupper()}
+    return classes - {tfreg.Penalty, tfreg.Elementwise, tfreg.Sum, tfreg.Joint}
+
+
+def _cases_without_form_by_hand(cases_by_hand):
+    """The public penalties that `cases_by_hand` lack, with their default arguments.
+
+    Their reference is the penalty itself in float64, which the tests compare to loops.
+    """
+    by_hand = {type(case.forms.get("tfreg")) for case in cases_by_hand}
+    for cls in sorted(_penalties_of_one_weight() - by_hand, key=str):
+        penalty = cls(FACTOR)
+        case = Case(cls.__name__, {"tfreg": penalty}, _own_reference(penalty), {}, None)
+        if _has_prox(penalty):
+            operator = functools.partial(penalty.prox, step_size=STEP_SIZE)
+            reference = _own_prox_reference(penalty)
+            case = case._replace(prox_forms={"tfreg": operator}, prox_reference=reference)
+        yield case
+
+
 EVERY = re.compile("")
 
 
 def cases(shape, pattern=EVERY):
     """Keras's L2, and the penalties on weights of `shape` in whose name `pattern` is found."""
     yield _l2_case()
-    every = [
+    by_hand = [
         *_tv_cases(),
         _box_case(),
         _mcp_case(),
@@ -426,4 +486,5 @@ def cases(shape, pattern=EVERY):
         _group_mcp_case(shape),
         *_prior_cases(),
     ]
+    every = [*by_hand, *_cases_without_form_by_hand(by_hand)]
     yield from (case for case in every if pattern.search(case.name))

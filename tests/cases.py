@@ -1,8 +1,4 @@
-"""The table of the penalties: their tests, random calls and saved files all come from it.
-
-To add a penalty, add a row to `TABLE`, its oracle to oracles.py and a line to the table of
-benchmarks/penalties.py. `test_every_public_penalty_is_in_the_tables` says what is missing.
-"""
+"""The table of the penalties: their tests, random calls and saved files all come from it."""
 
 import dataclasses
 import functools

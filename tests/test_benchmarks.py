@@ -19,25 +19,6 @@ import tfreg
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALLEST = ["--shape", "8x16", "--repeats", "1"]
-WITHOUT_PROX = ["TotalVariation axis=None", "TotalVariation axis=0", "TotalVariation axis=-1"]
-WITH_PROX = [
-    "BoxPenalty",
-    "MCP",
-    "SCAD",
-    "Quadratic",
-    "GroupLasso output",
-    "GroupLasso input",
-    "GroupLasso shape",
-    "GroupLasso all",
-    "GroupLasso group_size=4",
-    "GroupLasso group_size=5",
-    "GroupLasso 16x16",
-    "GroupLasso 7x7",
-    "SparseGroupLasso",
-    "GroupMCP",
-    "Prior Normal",
-    "Prior Laplace",
-]
 L2 = "keras L2"
 COMPUTES = ["value", "gradient", "prox"]
 
@@ -50,21 +31,19 @@ def rows(printed):
     return [row for i, row in enumerate(every) if i not in rules and i + 1 not in rules]
 
 
-def test_bench_kernels_prints_each_penalty_and_writes_json(tmp_path):
+def test_bench_kernels_prints_each_penalty_and_writes_json(benchmark, tmp_path):
     out = tmp_path / "kernels.json"
     command = [sys.executable, "-m", "benchmarks.bench_kernels", *SMALLEST, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    expected = {(name, "prox") for name in [L2, *WITH_PROX]} | {
-        (name, computes)
-        for name in [L2, *WITHOUT_PROX, *WITH_PROX]
-        for computes in ("value", "gradient")
-    }
+    cases = list(benchmark("penalties").cases((8, 16)))
+    expected = {(case.name, computes) for case in cases for computes in ("value", "gradient")}
+    expected |= {(case.name, "prox") for case in cases if case.prox_forms}
     assert sorted(tuple(row[:2]) for row in rows(done.stdout)) == sorted(expected)
     contents = json.loads(out.read_text())
     assert "tensorflow" in contents["environment"]
     measured = {measurement["penalty"] for measurement in contents["measurements"]}
-    assert measured == {"copy", L2, *WITHOUT_PROX, *WITH_PROX}
+    assert measured == {"copy"} | {case.name for case in cases}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -98,6 +77,21 @@ def oracle_of(penalty):
             given = {name: arguments[name] for name in row.choices}
             return functools.partial(row.oracle, **given)
     raise AssertionError(f"no row for {penalty}")
+
+
+class Sextic(tfreg.Elementwise):
+    def f(w):
+        return w**6
+
+    def df(w):
+        return 6.0 * w**5
+
+
+def test_bench_kernels_measures_a_penalty_that_has_no_form_by_hand(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark("penalties"), "_penalties_of_one_weight", lambda: {Sextic})
+    benchmark("bench_kernels").main([*SMALLEST, "--penalty", "Sextic"])
+    names = [row[0] for row in rows(capsys.readouterr().out)]
+    assert names == [L2] * 3 + ["Sextic"] * 2
 
 
 def _value_off(value, gradient):

@@ -169,16 +169,18 @@ def test_paths_are_the_layers_names_on_a_fresh_model_and_on_a_loaded_one(api, tm
         assert fresh == again
 
 
-def test_a_path_as_keras_3_gives_it_is_known_in_a_list():
+def test_a_path_as_keras_3_gives_it_is_known_in_a_list_and_deprecated_in_a_pattern():
     model = keras.Sequential([keras.layers.Dense(3, name="d")], name="m")
     model(np.ones((1, 2)))
     assert model.layers[0].kernel.path == "m/d/kernel"
     tfreg.add_penalty(model, PENALTY, ["m/d/kernel"])
     assert tfreg.get_penalties(model)[0].paths == ["d/kernel"]
-    with pytest.raises(ValueError, match="none matches"):
+    with pytest.warns(FutureWarning, match="'\\^m/d/kernel\\$'.*Match the paths.*'d/kernel'"):
         tfreg.add_penalty(model, PENALTY, "^m/d/kernel$")
+    assert tfreg.get_penalties(model)[1].paths == ["d/kernel"]
 
 
+@pytest.mark.filterwarnings("ignore:The pattern:FutureWarning")
 @pytest.mark.parametrize("weights", ["^m/d/ker", ["m/d/kernel"]])
 def test_a_selection_that_release_0_5_saved_still_loads(weights):
     model = keras.Sequential([keras.layers.Dense(3, name="d")], name="m")

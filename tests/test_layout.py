@@ -237,7 +237,7 @@ def test_weights_of_unknown_lengths_are_not_stacked():
 
 def test_a_subclass_with_a_value_of_its_own_is_not_stacked():
     class Largest(tfreg.GroupLasso):
-        def _value(self, tensor, layout):
+        def compute_value(self, tensor, layout):
             return tf.reduce_max(tensor)
 
     values = Largest().values_on([tf.ones([2, 3]), 2.0 * tf.ones([2, 3])], [None] * 2)

@@ -273,7 +273,7 @@ class Decorated(tfreg.BoxPenalty):
 
 
 class Total(tfreg.penalties.Penalty):
-    def _value(self, tensor, layout):
+    def compute_value(self, tensor, layout):
         return self.factor * tf.reduce_sum(tensor)
 
 

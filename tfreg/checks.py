@@ -1,9 +1,11 @@
 """Checks of arguments: each returns the value, or raises an error that names the argument."""
 
+import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -87,6 +89,19 @@ def check_bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"Argument `{name}` must be a bool. Received: {name}={value!r}")
     return value
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a message on an unknown `name`: which of the `known` ones are like it."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
+    return f". Nearest: {near}" if near else ""
+
+
+def warn_deprecated(use: str, instead: str) -> None:
+    """Warns that a `use` of tfreg will stop working, and says what to do `instead`."""
+    # Python hides a DeprecationWarning that no script of the user's own raises.
+    message = f"{use}: a later release of tfreg will not accept it. {instead}."
+    warnings.warn(message, FutureWarning, stacklevel=3)
 
 
 def check_arguments(cls: type, config: Any) -> dict[str, Any]:

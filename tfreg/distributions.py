@@ -1,6 +1,5 @@
 """Splits a distribution of TensorFlow Probability into a recipe and numbers, and rebuilds it."""
 
-import difflib
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.checks import nearest
 
 # Arguments of a distribution that its density does not depend on.
 _OPTIONS = {"self", "name", "validate_args", "allow_nan_stats", "dtype"}
@@ -180,10 +180,9 @@ def _class_named(name: Any) -> type:
         if inspect.isclass(cls) and issubclass(cls, distributions.Distribution)
     }
     if not isinstance(name, str) or name not in classes:
-        near = difflib.get_close_matches(str(name), classes, n=3, cutoff=0.6)
         raise ValueError(
             "Argument `distribution` must name a distribution of TensorFlow Probability. "
-            f"Received: {name!r}" + (f". Nearest: {near}" if near else "")
+            f"Received: {name!r}{nearest(str(name), classes)}"
         )
     return classes[name]
 

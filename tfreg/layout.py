@@ -43,23 +43,9 @@ class Layout:
     """What each axis of a weight means.
 
     Args:
-        axes: an entry for each axis of the weight. It is a string of one or more of the words
-
-            - `"input"`: what the layer reads: features, channels
-            - `"output"`: what it yields: units, filters
-            - `"position"`: positions of a convolution's kernel
-            - `"head"`: the heads of an attention, besides "input" or "output"
-            - `"group"`: the groups of a grouped convolution, besides "input" and "output", each
-              with channels and filters of its own. The layer's input channels count group by
-              group, wherever the axis of a group's channels stands
-            - `"gate"`: the gates of a recurrent cell, whose weights are unrelated
-            - `"feature"`: none of these, such as the dimensions of an embedding
-
-            or, for an axis that holds several in row-major order, a tuple with such a string or
-            a pair of a string and a length for each. One length may be left to the axis.
-            `("input", (("gate", 4), "output"))` is the kernel of an LSTM, and
-            `("input", (("group input output", 2), "output"))` that of a convolution with two
-            groups, without its positions.
+        axes: an entry for each axis of the weight, as `tfreg.layers.register` documents them: a
+            string of one or more of the `ROLES`, or a tuple with a string or a pair of a string
+            and a length for each of several that the axis holds in row-major order.
         is_stack: whether one more axis in front stacks weights that each have these axes. No
             argument of a penalty counts that axis, and the penalty of a stack is the sum of the
             penalties of the weights.

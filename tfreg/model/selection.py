@@ -1,12 +1,11 @@
 """The weights of a model that the argument `weights` selects, and how they are remembered."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from tfreg import backend
-from tfreg.checks import check_config, is_int
+from tfreg.checks import check_config, is_int, nearest, warn_deprecated
 from tfreg.inventory import Layer, Model, Variable, Weight, walk
 from tfreg.model.contents import Contents
 
@@ -32,16 +31,10 @@ class Selection:
     Args:
         choice: None, a regular expression, a predicate on (layer, weight), or a list of places,
             names and paths.
-        is_from_a_file: whether a saved model brought the choice.
     """
 
-    def __init__(
-        self,
-        choice: str | Predicate | list[str | Place] | None,
-        is_from_a_file: bool = False,
-    ) -> None:
+    def __init__(self, choice: str | Predicate | list[str | Place] | None) -> None:
         self._choice = choice
-        self._is_from_a_file = is_from_a_file
         self._variables: list[Variable] | None = None
 
     @classmethod
@@ -92,11 +85,7 @@ class Selection:
         if self._choice is None:
             return contents.kernels
         if isinstance(self._choice, str):
-            matching = [w for w in contents.weights if re.search(self._choice, w.path)]
-            if not matching and self._is_from_a_file:
-                # Release 0.5 searched the paths that Keras 3 gives weights when they are made.
-                return [w for w in contents.weights if re.search(self._choice, w.scoped_path)]
-            return matching
+            return _matching(contents, self._choice)
         accepts = self._choice
         return [weight for weight in contents.weights if accepts(weight.layer, weight.variable)]
 
@@ -124,7 +113,7 @@ class Selection:
         if config is None:
             return cls(None)
         if isinstance(config, str):
-            return cls(_checked_pattern(config), is_from_a_file=True)
+            return cls(_checked_pattern(config))
         if isinstance(config, list) and config:
             return cls(
                 [entry if isinstance(entry, str) else _place_from(entry) for entry in config]
@@ -169,6 +158,21 @@ def _checked_pattern(pattern: str) -> str:
             f"Received: weights={pattern!r}: {error}"
         ) from error
     return pattern
+
+
+def _matching(contents: Contents, pattern: str) -> list[Weight]:
+    matching = [weight for weight in contents.weights if re.search(pattern, weight.path)]
+    if matching:
+        return matching
+    # What release 0.5 searched.
+    matching = [weight for weight in contents.weights if re.search(pattern, weight.scoped_path)]
+    if matching:
+        warn_deprecated(
+            f"The pattern weights={pattern!r} matches the attribute `path` that Keras 3 gives "
+            "weights when they are made",
+            f"Match the paths of the layers' names, here {[weight.path for weight in matching]}",
+        )
+    return matching
 
 
 def _without_shards(entries: Iterable[Any]) -> Iterator[Any]:
@@ -226,9 +230,7 @@ def _listed(contents: Contents, entry: str | Place) -> list[Weight]:
         if not named:
             names = [layer.name for _, _, layer in contents.layers]
             paths = [weight.path for weight in contents.weights]
-            near = difflib.get_close_matches(entry, names + paths)
-            description = f"{entry!r} (nearest: {near})" if near else repr(entry)
-            raise ValueError(_not_in(contents, description))
+            raise ValueError(_not_in(contents, repr(entry)) + nearest(entry, names + paths))
         entry = Place("layer", named[0])
     if entry.kind == "weight":
         return [_weight_at(contents, entry)]

@@ -39,13 +39,13 @@ class Penalty(ReadOnly, backend.Regularizer):
     A subclass takes its arguments in `__init__`, keeps each as an attribute of the same name, and
     defines
 
-    - `_value(tensor, layout)`.
-    - `_prox(tensor, layout, step_size)`, if that has a closed form.
-    - `_check(shape, layout, weight_name)`, which raises, if some weights cannot be penalized.
-    - `_joint_value(tensors, layouts, names)` and `_check_joint()`, if it couples weights;
-      `_joint_prox(tensors, layouts, names, step_size)`, if that has a closed form.
-    - `_is_additive = True`, if its value at a stack of weights is the sum of theirs; a class that
-      overrides `_value` must set it again.
+    - `compute_value(tensor, layout)`.
+    - `compute_prox(tensor, layout, step_size)`, if that has a closed form.
+    - `check_weight(shape, layout, weight_name)`, which raises, if some weights cannot be penalized.
+    - `compute_joint_value(tensors, layouts, names)` and `check_joint()`, if it couples weights;
+      `compute_joint_prox(tensors, layouts, names, step_size)`, if that has a closed form.
+    - `is_additive = True`, if its value at a stack of weights is the sum of theirs; a class that
+      overrides `compute_value` must set it again.
 
     Arguments are read-only once the penalty is made.
 
@@ -58,14 +58,14 @@ class Penalty(ReadOnly, backend.Regularizer):
     Example:
 
     >>> class Largest(tfreg.Penalty):
-    ...     def _value(self, tensor, layout):
+    ...     def compute_value(self, tensor, layout):
     ...         return self.factor * tf.reduce_max(tf.abs(tensor))
     ...
     >>> float(Largest(0.5)(tf.constant([1.0, -3.0])))
     1.5
     """
 
-    _is_additive = False
+    is_additive = False
     _instead = (
         "A strength that changes over training is a `schedule` of tfreg.add_penalty. For another "
         "penalty call tfreg.remove_penalties(model) and tfreg.add_penalty, or make a new layer."
@@ -73,8 +73,8 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "_value" in vars(cls) and "_is_additive" not in vars(cls):
-            cls._is_additive = False
+        if "compute_value" in vars(cls) and "is_additive" not in vars(cls):
+            cls.is_additive = False
 
     def __init__(self, factor: float) -> None:
         backend.check_shapes_of_ints(type(self).__name__)
@@ -108,7 +108,7 @@ class Penalty(ReadOnly, backend.Regularizer):
     def value_on(self, weight: WeightLike, layout: Layout | None) -> tf.Tensor:
         """The value at a `weight` whose axes mean what `layout` says; None goes by position."""
         tensor, layout = self._checked(weight, layout)
-        return backend.loss_value(self._value(tensor, layout), weight)
+        return backend.loss_value(self.compute_value(tensor, layout), weight)
 
     def values_on(
         self, weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
@@ -123,10 +123,10 @@ class Penalty(ReadOnly, backend.Regularizer):
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
-            if self._is_additive and should_batch(tensors):
-                values.append(self._value(tf.stack(tensors), layout.stacked()))
+            if self.is_additive and should_batch(tensors):
+                values.append(self.compute_value(tf.stack(tensors), layout.stacked()))
             else:
-                values += [self._value(tensor, layout) for tensor in tensors]
+                values += [self.compute_value(tensor, layout) for tensor in tensors]
         return [backend.loss_value(value, weights[0]) for value in values]
 
     @tf.autograph.experimental.do_not_convert
@@ -164,23 +164,25 @@ class Penalty(ReadOnly, backend.Regularizer):
     def prox_on(self, weight: WeightLike, layout: Layout | None, step_size: StepSize) -> tf.Tensor:
         """Like `prox`, with axes that mean what `layout` says; None goes by position."""
         tensor, layout = self._checked(weight, layout)
-        return self._prox(tensor, layout, check_step_size(step_size, tensor.dtype))
+        return self.compute_prox(tensor, layout, check_step_size(step_size, tensor.dtype))
 
     def _checked(self, weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
         tensor, layout = with_layout(weight, layout)
-        self._check(tensor.shape, layout, backend.weight_name(weight))
+        self.check_weight(tensor.shape, layout, backend.weight_name(weight))
         return tensor, layout
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         """Raises a ValueError if the penalty cannot apply to a weight of `shape` with `layout`."""
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define `_value(tensor, layout)`.")
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `compute_value(tensor, layout)`."
+        )
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no proximal operator.")
 
-    def _check_joint(self) -> None:
+    def check_joint(self) -> None:
         """Raises a ValueError if the penalty does not couple weights."""
         raise ValueError(
             "Argument `penalty` must be one that couples weights. The value of "
@@ -188,13 +190,13 @@ class Penalty(ReadOnly, backend.Regularizer):
             f"add_penalty gives without Joint. Received: penalty={self!r}"
         )
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         """The value at several weights together, called `names` in messages."""
         raise NotImplementedError(f"{type(self).__name__} does not couple weights.")
 
-    def _joint_prox(
+    def compute_joint_prox(
         self,
         tensors: list[tf.Tensor],
         layouts: list[Layout],

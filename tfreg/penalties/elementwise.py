@@ -61,7 +61,7 @@ class Elementwise(Penalty):
     array([ 0.5, -1.5], dtype=float32)
     """
 
-    _is_additive = True
+    is_additive = True
     _kernel: Any = None
     _operator: Any = None
     _parameter_names: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ class Elementwise(Penalty):
             cls._kernel = _kernel_of(cls)
         if "argmin" in stated:
             cls._operator = compiled(_named(cls.argmin, f"{cls.__name__}_prox"))
-        cls._is_additive = True
+        cls.is_additive = True
 
     def __init__(self, factor: float = 0.01) -> None:
         super().__init__(factor)
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         for name in self._parameter_names:
             value = getattr(self, name)
             if isinstance(value, np.ndarray) and not broadcasts_to(value.shape, shape):
@@ -91,14 +91,14 @@ class Elementwise(Penalty):
                     f"of shape {value.shape} for weight {weight_name} of shape {tuple(shape)}"
                 )
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         if self._kernel is None:
-            return super()._value(tensor, layout)
+            return super().compute_value(tensor, layout)
         return self._kernel(tensor, factor=self.factor, **self._parameters(tensor))
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         if self._operator is None:
-            return super()._prox(tensor, layout, step_size)
+            return super().compute_prox(tensor, layout, step_size)
         strength = step_size * self.factor
         return self._operator(tensor, strength=strength, **self._parameters(tensor))
 

@@ -138,7 +138,7 @@ class GroupLasso(Grouped):
     ) -> None:
         super().__init__(factor, axis, group_size, size_weighted)
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         weights, groups, norms = self._tied(tensors, layouts, names)
@@ -163,7 +163,7 @@ class GroupLasso(Grouped):
         )
         return scaled_together(shrinkage, tensors, layouts, weights, groups)
 
-    def _joint_prox(
+    def compute_joint_prox(
         self,
         tensors: list[tf.Tensor],
         layouts: list[Layout],

@@ -137,13 +137,13 @@ class GroupMCP(Grouped):
     def _parameters(self, layout: Layout) -> dict[str, Any]:
         return {"threshold": self.threshold, **super()._parameters(layout)}
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         _, _, norms, weights = self._norms_of_tied(tensors, layouts, names)
         return self.factor * tf.reduce_sum(_terms(norms, weights, self.threshold))
 
-    def _joint_prox(
+    def compute_joint_prox(
         self,
         tensors: list[tf.Tensor],
         layouts: list[Layout],

@@ -59,7 +59,7 @@ class Grouped(Penalty):
     A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight.
     """
 
-    _is_additive = True
+    is_additive = True
     _kernel: Any = None
     _operator: Any = None
 
@@ -85,7 +85,7 @@ class Grouped(Penalty):
     def group_size(self) -> GroupSize:
         return self._groups[0].group_size
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self._is_per_weight:
             raise ValueError(
                 "Argument `axis` may have an entry for each weight only under tfreg.Joint. "
@@ -93,16 +93,16 @@ class Grouped(Penalty):
             )
         self._groups[0].resolve(layout, weight_name)
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         w = self._groups[0].split(tensor, layout)
         return self._kernel(w, factor=self.factor, **self._parameters(layout))
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
         result = self._operator(w, strength=strength, **self._parameters(layout))
         return layout.merge(result, tensor)
 
-    def _check_joint(self) -> None:
+    def check_joint(self) -> None:
         pass
 
     def _parameters(self, layout: Layout) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Joint(ReadOnly):
 
     def __init__(self, penalty: Penalty | Callable[[list[tf.Tensor]], tf.Tensor]) -> None:
         if isinstance(penalty, Penalty):
-            penalty._check_joint()
+            penalty.check_joint()
         elif not callable(penalty) or isinstance(penalty, Joint) or backend.is_regularizer(penalty):
             raise TypeError(
                 "Argument `penalty` must be a penalty that couples weights or a registered "
@@ -81,7 +81,7 @@ class Joint(ReadOnly):
         """The value at `weights` whose axes mean what `layouts` say; None goes by position."""
         tensors, layouts, names = _known(weights, layouts)
         if isinstance(self.penalty, Penalty):
-            value = self.penalty._joint_value(tensors, layouts, names)
+            value = self.penalty.compute_joint_value(tensors, layouts, names)
         else:
             value = tf.convert_to_tensor(self.penalty(with_common_dtype(tensors)))
             if value.shape.rank != 0:
@@ -117,7 +117,7 @@ class Joint(ReadOnly):
         tensors, layouts, names = _known(weights, layouts)
         wide = with_common_dtype(tensors)
         step_size = check_step_size(step_size, wide[0].dtype)
-        results = self.penalty._joint_prox(wide, layouts, names, step_size)
+        results = self.penalty.compute_joint_prox(wide, layouts, names, step_size)
         return [tf.cast(result, tensor.dtype) for result, tensor in zip(results, tensors)]
 
     def get_config(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class Prior(Penalty):
         George and McCulloch, Variable selection via Gibbs sampling, 1993 (spike and slab).
     """
 
-    _is_additive = True
+    is_additive = True
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Prior(Penalty):
         del description["distribution"]
         return self._read_only("parameters", description)
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if not broadcasts_to(self._traits.batch_shape, shape):
             raise ValueError(
                 "Argument `distribution` must have a batch shape that broadcasts to the weight's "
@@ -198,7 +198,7 @@ class Prior(Penalty):
                 f"{weight_name} of shape {tuple(shape)}"
             )
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return negative_log_density(
             tensor,
@@ -210,7 +210,7 @@ class Prior(Penalty):
             **numbers,
         )
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         if self.distribution not in PROXIMAL_OPERATORS or self.floor is not None:
             raise NotImplementedError(
                 f"The proximal operator of {self!r} has no known closed form. "

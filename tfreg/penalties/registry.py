@@ -1,12 +1,12 @@
 """The penalties by name: what a saved model or `tfreg.get` may ask for."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tfreg import backend
+from tfreg.checks import nearest
 
 T = TypeVar("T")
 _CLASSES: dict[str, type] = {}
@@ -111,10 +111,9 @@ def class_named(name: str) -> Any:
     bare = name.removeprefix(f"{backend.PACKAGE}>")
     class_name = names.get(bare, bare)
     if class_name not in _CLASSES:
-        near = difflib.get_close_matches(_snake_case(bare), names, n=3, cutoff=0.3)
         raise ValueError(
-            f"Argument `identifier` must name one of {sorted(names)}. Received: {name!r}"
-            + (f". Nearest: {near}" if near else "")
+            f"Argument `identifier` must name one of {sorted(names)}. "
+            f"Received: {name!r}{nearest(_snake_case(bare), names, cutoff=0.3)}"
         )
     return _CLASSES[class_name]
 

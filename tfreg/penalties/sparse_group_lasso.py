@@ -149,7 +149,7 @@ class SparseGroupLasso(GroupLasso):
         l1, l2 = self._shares()
         return {"l1": l1, "l2": l2, **super()._parameters(layout)}
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         terms = []
@@ -157,10 +157,10 @@ class SparseGroupLasso(GroupLasso):
         if l1 is not None:
             terms += [l1 * l1_norm(w, factor=self.factor) for w in with_common_dtype(tensors)]
         if l2 is not None:
-            terms.append(l2 * super()._joint_value(tensors, layouts, names))
+            terms.append(l2 * super().compute_joint_value(tensors, layouts, names))
         return tf.add_n(terms)
 
-    def _joint_prox(
+    def compute_joint_prox(
         self,
         tensors: list[tf.Tensor],
         layouts: list[Layout],

@@ -51,22 +51,22 @@ class Sum(Penalty):
             for penalty in penalties
             for member in (penalty.penalties if isinstance(penalty, Sum) else [penalty])
         ]
-        self._is_additive = all(
-            isinstance(member, Penalty) and member._is_additive for member in self.penalties
+        self.is_additive = all(
+            isinstance(member, Penalty) and member.is_additive for member in self.penalties
         )
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         for penalty in self.penalties:
             if isinstance(penalty, Penalty):
-                penalty._check(shape, layout, weight_name)
+                penalty.check_weight(shape, layout, weight_name)
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         dtype = accumulation_dtype(tensor.dtype)
         accumulated = tf.cast(tensor, dtype)
         return tf.add_n(
             [
                 (
-                    penalty._value(accumulated, layout)
+                    penalty.compute_value(accumulated, layout)
                     if isinstance(penalty, Penalty)
                     else tf.cast(penalty(accumulated), dtype)
                 )
@@ -74,22 +74,24 @@ class Sum(Penalty):
             ]
         )
 
-    def _check_joint(self) -> None:
+    def check_joint(self) -> None:
         for penalty in self.penalties:
             if not isinstance(penalty, Penalty):
                 raise ValueError(
                     "Argument `penalty` must couple weights, which no regularizer of Keras does. "
                     f"Received: {penalty!r} in penalty={self!r}"
                 )
-            penalty._check_joint()
+            penalty.check_joint()
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
-        values = [penalty._joint_value(tensors, layouts, names) for penalty in self.penalties]
+        values = [
+            penalty.compute_joint_value(tensors, layouts, names) for penalty in self.penalties
+        ]
         return tf.add_n(values)
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             "The proximal operator of a sum is not the sum or the composition of those of its "
             "members, and has no closed form in general. Use a penalty that has one: "

@@ -93,7 +93,7 @@ class TotalVariation(Penalty):
         Kim, Koh, Boyd and Gorinevsky, l1 trend filtering, 2009 (order 2).
     """
 
-    _is_additive = True
+    is_additive = True
 
     def __init__(
         self,
@@ -115,11 +115,11 @@ class TotalVariation(Penalty):
                 f"Received: isotropic=True, order={order!r}"
             )
 
-    def _check(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+    def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self.axis is not None:
             resolve_axes(self.axis, layout.rank, weight_name)
 
-    def _value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
+    def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         # The last filter of a convolution's group and the first of the next are neighbours.
         layout = layout.ungrouped()
         if self.axis is None and len(layout.parts) == layout.rank:
@@ -136,14 +136,14 @@ class TotalVariation(Penalty):
             return isotropic_total_variation(tensor, factor=self.factor, axes=axes)
         return total_variation(tensor, factor=self.factor, axes=axes, order=self.order)
 
-    def _check_joint(self) -> None:
+    def check_joint(self) -> None:
         if self.axis is not None:
             raise ValueError(
                 "Argument `penalty` must have no `axis` where it couples weights: the differences "
                 f"are those of one weight and the next. Received: penalty={self!r}"
             )
 
-    def _joint_value(
+    def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         shapes = [tuple(tensor.shape) for tensor in tensors]
@@ -160,7 +160,7 @@ class TotalVariation(Penalty):
             )
         return self._along((0,), tf.stack(with_common_dtype(tensors)))
 
-    def _prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+    def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             "The proximal operator of the total variation has no closed form: it is the solution "
             "of an optimization problem of its own. Use TotalVariation as a regularizer, or a "

@@ -26,6 +26,8 @@ ORDER = [
     "traits",
     "penalties",
     "model",
+    "reporting",
+    "callbacks",
     "__init__",
     "cli",
     "__main__",
@@ -58,6 +60,7 @@ WITHIN = {
         "__init__",
     ],
     "model": ["contents", "selection", "terms", "penalized", "attached", "attach", "__init__"],
+    "reporting": ["callbacks", "__init__"],
     "cli": ["tables", "reload", "demo", "__init__"],
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,6 +1,7 @@
 """The one seam to Keras 3 and tf_keras: no other package imports either."""
 
 from tfreg.backend.apis import (
+    Callback,
     Layer,
     Model,
     Optimizer,

@@ -46,6 +46,10 @@ class Regularizer(keras.regularizers.Regularizer, tf_keras.regularizers.Regulari
     """A regularizer for both APIs: tf_keras warns when it saves one that is not its own."""
 
 
+class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
+    """A callback for both APIs, with the attributes and the constructor of Keras 3's."""
+
+
 def in_a_fresh_thread(function: Callable[[], _Result]) -> _Result:
     """Calls `function` in a new thread.
 

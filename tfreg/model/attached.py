@@ -1,6 +1,8 @@
 """The penalties of a model, and their values and proximal operators: `get_penalties`."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -115,7 +117,7 @@ class _OnLayer:
     """A penalty that is the regularizer of a layer in `root`: names of axes go by position."""
 
     root: Model
-    penalty: Penalty
+    penalty: Any
     weight: Variable
 
     def value(self) -> tf.Tensor:
@@ -152,30 +154,33 @@ def get_penalties(model: Model) -> list[AttachedPenalty]:
     >>> attached.penalty
     BoxPenalty(factor=0.1, lower=-1.0, upper=1.0)
     """
+    entries = _entries(model)
+    return [entry for entry in entries if isinstance(entry.penalty, (Penalty, Joint))]
+
+
+def total_value(model: Model) -> tf.Tensor:
+    """The sum of all penalties on the weights of `model` now, regularizers of Keras included."""
+    values = [entry.value() for entry in _entries(model)]
+    return terms.sum_of(values) if values else tf.zeros([])
+
+
+def _entries(model: Model) -> Iterator[AttachedPenalty]:
     contents = Contents(model)
     paths = {id(weight.variable): weight.path for weight in contents.weights}
-    attached = []
     for _, names, layer in contents.layers:
         for term in penalized.terms_of(layer):
             if not layer.built:
-                attached.append(AttachedPenalty(term.penalty, None, term.schedule))
+                yield AttachedPenalty(term.penalty, None, term.schedule)
                 continue
             weights = [weight.variable for weight in term.selection.select(Contents(layer))]
-            attached.append(
-                AttachedPenalty(
-                    term.penalty,
-                    [paths[id(weight)] for weight in weights],
-                    term.schedule,
-                    weights,
-                    _OnModel(model, layer, term),
-                )
+            yield AttachedPenalty(
+                term.penalty,
+                [paths[id(weight)] for weight in weights],
+                term.schedule,
+                weights,
+                _OnModel(model, layer, term),
             )
         for weight, regularizer in backend.regularized_weights(layer, contents.made_by(layer)):
-            if isinstance(regularizer, Penalty):
-                path = backend.weight_path(weight, names)
-                attached.append(
-                    AttachedPenalty(
-                        regularizer, [path], None, [weight], _OnLayer(model, regularizer, weight)
-                    )
-                )
-    return attached
+            path = backend.weight_path(weight, names)
+            on_layer = _OnLayer(model, regularizer, weight)
+            yield AttachedPenalty(regularizer, [path], None, [weight], on_layer)

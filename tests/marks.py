@@ -12,7 +12,7 @@ def slow(*values):
 
 # Where Keras 3 and tf_keras take long alike, tf_keras waits for the slow tests.
 KERAS_3_FIRST = pytest.mark.parametrize("api", ["keras", slow("tf_keras")], indirect=True)
-KERASES = ["keras", "tf_keras"]
+APIS = ["keras", "tf_keras"]
 
 
 def in_turn(**parameters):

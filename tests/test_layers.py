@@ -17,7 +17,7 @@ from tfreg.groups import Groups
 from tfreg.layers import registry
 from tfreg.layout import Layout
 
-KERASES = {"keras": keras, "tf_keras": tf_keras}
+APIS = {"keras": keras, "tf_keras": tf_keras}
 
 
 def exported(namespace):
@@ -32,7 +32,7 @@ def exported(namespace):
     return list(dict.fromkeys(found))
 
 
-CLASSES = [(api, each) for api in KERASES for each in exported(KERASES[api].layers)]
+CLASSES = [(api, each) for api in APIS for each in exported(APIS[api].layers)]
 
 
 def recipes(wanted=lambda recipe: True, names=None, turn=None):
@@ -166,7 +166,7 @@ def test_every_layer_has_its_place():
 
 @pytest.mark.parametrize("api, recipe", recipes())
 def test_every_weight_is_registered(api, recipe):
-    layer, _ = layer_cases.build(KERASES[api].layers, recipe)
+    layer, _ = layer_cases.build(APIS[api].layers, recipe)
     registered = registry.registered_layouts(layer)
     layouts = registry.weight_layouts(layer)
     assert registered == layouts
@@ -195,14 +195,14 @@ def test_a_layer_without_weights_has_none():
 
 @pytest.mark.parametrize("api, recipe", recipes(lambda recipe: recipe.linear, turn=0))
 def test_a_group_of_output_is_what_a_unit_depends_on(api, recipe):
-    layer, inputs = layer_cases.build(KERASES[api].layers, recipe)
+    layer, inputs = layer_cases.build(APIS[api].layers, recipe)
     weights = layer.trainable_weights
     check_units(layer, layer, inputs, weights, recipe.units, recipe.in_order, recipe.complete)
 
 
 @pytest.mark.parametrize("api, recipe", recipes(lambda recipe: recipe.linear, turn=1))
 def test_a_group_of_input_is_what_a_channel_meets(api, recipe):
-    layer, inputs = layer_cases.build(KERASES[api].layers, recipe)
+    layer, inputs = layer_cases.build(APIS[api].layers, recipe)
     weights = kernels(layer)
     check_channels(layer, layer, inputs, weights, recipe.channels, recipe.shared, recipe.complete)
     for weight in layer.trainable_weights:
@@ -213,7 +213,7 @@ def test_a_group_of_input_is_what_a_channel_meets(api, recipe):
 
 @pytest.mark.parametrize("api, recipe", recipes(lambda recipe: recipe.linear, turn=2))
 def test_a_group_of_shape_is_what_leads_from_an_input_to_a_place(api, recipe):
-    layer, inputs = layer_cases.build(KERASES[api].layers, recipe)
+    layer, inputs = layer_cases.build(APIS[api].layers, recipe)
     weights = kernels(layer)
     x = np.asarray(inputs[0])
     places = set(range(1, x.ndim)) - {axis % x.ndim for axis in recipe.channels}
@@ -258,7 +258,7 @@ def test_input_of_a_grouped_convolution_is_a_channel_of_the_layers_input(api, ra
 
 @pytest.mark.parametrize("api, recipe", recipes(names=["SeparableConv1D", "SeparableConv2D"]))
 def test_separable_convolutions(api, recipe):
-    layer, inputs = layer_cases.build(KERASES[api].layers, recipe)
+    layer, inputs = layer_cases.build(APIS[api].layers, recipe)
     depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
     check_units(layer, layer, inputs, [pointwise, layer.bias])
     check_channels(layer, layer, inputs, [depthwise])
@@ -493,7 +493,7 @@ def test_without_its_groups_a_head_of_a_grouped_attention_gives_nothing():
     "api, recipe", recipes(names=["MultiHeadAttention", "GroupedQueryAttention"])
 )
 def test_units_and_channels_of_an_attentions_projections(api, recipe):
-    layer, inputs = layer_cases.build(KERASES[api].layers, recipe)
+    layer, inputs = layer_cases.build(APIS[api].layers, recipe)
     x = {"query": inputs[0], "gate": inputs[0], "value": inputs[1], "key": inputs[-1]}
     x["output"] = rand(*inputs[0].shape[:-1], *layer._output_dense.kernel.shape[:2])
     for name in PROJECTIONS:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from marks import KERAS_3_FIRST, KERASES, in_turn, slow
+from marks import APIS, KERAS_3_FIRST, in_turn, slow
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -109,7 +109,7 @@ COPIES = {
     kind_and_way=[(kind, way) for kind in (cases.nested, cases.subclassed) for way in COPIES]
     + [(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
     + [(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],
-    api=KERASES,
+    api=APIS,
 )
 def test_copies_have_the_penalties(api, kind_and_way):
     kind, way = kind_and_way
@@ -133,7 +133,7 @@ def test_copies_have_the_penalties(api, kind_and_way):
 
 @in_turn(
     way_and_kind=[(way, kind) for kind in (cases.deferred, cases.subclassed) for way in COPIES],
-    api=KERASES,
+    api=APIS,
 )
 def test_copies_of_an_unbuilt_model(api, way_and_kind):
     way, kind = way_and_kind
@@ -162,7 +162,7 @@ def test_a_predicate_is_asked_before_a_model_is_saved(api):
     assert places == [{"weight": [i, 0], "shape": list(w)} for i, w in enumerate(shapes)]
 
 
-@in_turn(kind=cases.BUILT, api=KERASES)
+@in_turn(kind=cases.BUILT, api=APIS)
 def test_weights_load_both_ways_between_the_plain_and_the_penalized_model(api, kind, tmp_path):
     plain, model = kind(api), cases.add_penalties(kind(api))
     for i, (source, target) in enumerate([(plain, model), (model, plain)]):

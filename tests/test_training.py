@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES
-from marks import KERAS_3_FIRST, KERASES, in_turn, slow
+from marks import APIS, KERAS_3_FIRST, in_turn, slow
 from model_cases import mirrored
 
 import tfreg
@@ -209,7 +209,7 @@ def test_losses_read_inside_call_under_a_mixed_policy():
     assert layer.seen[0].dtype == tf.float32 and np.isfinite(layer.seen[0])
 
 
-@in_turn(mode=MODES, api=KERASES)
+@in_turn(mode=MODES, api=APIS)
 def test_an_activity_regularizer(api, mode):
     penalty = tfreg.GroupLasso(0.1, axis=-1)
     layer = api.layers.Dense(3, activity_regularizer=penalty)

@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import tensorflow as tf
 from hypothesis import strategies as st
+from marks import slow
 
 import tfreg
 
@@ -24,6 +25,7 @@ class Case:
     # Two values of a weight at which the slope differs, also in what shares a term with it.
     probes: tuple[float, float] = (100.0, -200.0)
     is_one_group: bool = False  # of all entries, whatever the weight
+    is_first: bool = False  # of its row
 
     def __str__(self):
         return repr(self.penalty).replace("size_weighted", "sw").replace("group_size", "gs")
@@ -50,9 +52,10 @@ class Row:
 
     @property
     def cases(self):
-        return [self._case(arguments) for arguments in self.examples]
+        first, *others = self.examples
+        return [self._case(first, is_first=True), *map(self._case, others)]
 
-    def _case(self, arguments):
+    def _case(self, arguments, is_first=False):
         return Case(
             self.make(FACTOR, **arguments),
             lambda w: FACTOR * self.oracle(w, **arguments),
@@ -60,6 +63,7 @@ class Row:
             self.has_prox,
             self.probes,
             is_one_group=arguments.get("axis") == "all",
+            is_first=is_first,
         )
 
     def arguments_at(self, rank):
@@ -279,6 +283,7 @@ SUM = Case(
     + 0.2 * oracles.group_lasso(w, "output")
     + 0.1 * oracles.box(w, -1.0, 1.0),
     has_prox=False,
+    is_first=True,
 )
 CASES = [*(case for row in TABLE for case in row.cases), SUM]
 
@@ -336,17 +341,18 @@ def _joint_total_variation(shapes, order=1):
 # A filter of a convolution, its scale, and the next layer's input channel.
 _TIED = [(3, 3, 2, 4), (4,), (3, 3, 4, 5)]
 JOINT_CASES = [
+    _joint_group_lasso([(5, 4), (3, 4), (4,)], ["output"] * 3),
     _joint_group_lasso(_TIED, ["output", "output", "input"]),
     _joint_group_lasso(_TIED, ["output", "input", (0, 1, 3)], size_weighted=False),
-    _joint_group_lasso([(5, 4), (3, 4), (4,)], ["output"] * 3),
     _joint_group_lasso([(5, 4), (2, 3)], ["all", "all"]),
     _joint_group_lasso([(5, 4), (5, 4)], [0, 0], group_size=2),
     _joint_group_lasso([(7, 4), (5, 4)], [0, (0,)], group_size=4),
+    _joint_sparse_group_lasso([(5, 4), (4, 3)], 0.3, ["output", "input"]),
     _joint_sparse_group_lasso(_TIED, 0.3, ["output", "output", "input"]),
     _joint_sparse_group_lasso([(5, 4), (4, 3)], 1.0, ["output", "input"]),
     _joint_sparse_group_lasso([(5, 4), (4, 3)], 0.0, ["output", "input"]),
-    _joint_group_mcp(_TIED, 1.1, ["output", "output", "input"]),
     _joint_group_mcp([(5, 4), (5, 4)], 2.5, [0, (0,)], group_size=2, size_weighted=False),
+    _joint_group_mcp(_TIED, 1.1, ["output", "output", "input"]),
     _joint_total_variation([(3, 4)] * 5),
     _joint_total_variation([(6,)] * 4, order=2),
     JointCase(
@@ -370,6 +376,27 @@ SHAPES = [(7,), (5, 4), (3, 4, 5), (2, 3, 4, 3), (2, 3, 2, 3, 2)]
 
 def applicable(cases, shapes):
     return [(case, shape) for case in cases for shape in shapes if len(shape) >= case.min_rank]
+
+
+def others_slow(cases):
+    """`cases`, or tuples that begin with one: only the first of each row is in every run."""
+    return [case if _is_first(case) else slow(*_as_tuple(case)) for case in cases]
+
+
+def _is_first(case):
+    return _as_tuple(case)[0].is_first
+
+
+def _as_tuple(case):
+    return case if isinstance(case, tuple) else (case,)
+
+
+def first_of_each_penalty(joint_cases):
+    """`joint_cases`, of which the first of each penalty is in every run."""
+    first: dict = {}
+    for case in joint_cases:
+        first.setdefault(type(case.penalty.penalty), case)
+    return [case if case in first.values() else slow(case) for case in joint_cases]
 
 
 def weight(shape, dtype="float64", seed=0):

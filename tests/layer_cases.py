@@ -86,9 +86,7 @@ RECIPES: dict[str, list[Recipe]] = {
     ],
     "EinsumDense": [
         Recipe(lambda layers: layers.EinsumDense("ab,bc->ac", 3, bias_axes="c"), ((2, 4),)),
-        Recipe(
-            lambda layers: layers.EinsumDense("...x,xy->...y", 3, bias_axes="y"), ((2, 5, 4),)
-        ),
+        Recipe(lambda layers: layers.EinsumDense("...x,xy->...y", 3, bias_axes="y"), ((2, 5, 4),)),
         Recipe(
             lambda layers: layers.EinsumDense("ab...,bc->ac...", (3,), bias_axes="c"),
             ((2, 4, 5),),
@@ -298,9 +296,7 @@ for _rank in (1, 2, 3):
         )
     ]
     RECIPES[f"ConvLSTM{_rank}D"] = [
-        Recipe(
-            _named(f"ConvLSTM{_rank}D", 3, 2), ((2, 3, *_shape(_rank, 4)[1:]),), linear=False
-        )
+        Recipe(_named(f"ConvLSTM{_rank}D", 3, 2), ((2, 3, *_shape(_rank, 4)[1:]),), linear=False)
     ]
     RECIPES[f"LocallyConnected{_rank}D"] = [
         Recipe(
@@ -341,9 +337,7 @@ WEIGHTLESS = {
     **_weightless("InputLayer", (3,), on=UNCALLED),
     **_weightless("AlphaDropout Dropout GaussianDropout GaussianNoise", 0.5),
     **_weightless("SpatialDropout1D SpatialDropout2D SpatialDropout3D", 0.5),
-    **_weightless(
-        "Add Average Concatenate Maximum Minimum Multiply Subtract", on=[(2, 3), (2, 3)]
-    ),
+    **_weightless("Add Average Concatenate Maximum Minimum Multiply Subtract", on=[(2, 3), (2, 3)]),
     **_weightless("Dot", -1, on=[(2, 3), (2, 3)]),
     **_weightless("RandomBrightness RandomColorDegeneration RandomContrast RandomHue", 0.1),
     **_weightless("RandomPosterization", 4),

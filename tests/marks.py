@@ -19,16 +19,19 @@ def in_turn(**parameters):
     """All combinations of the parameters' values, of which most wait for the slow tests.
 
     The others have each value of the longest list with one of the combinations of the rest, which
-    go round; each of these is there once at least. `api` is the fixture.
+    go round; each of these is there once at least. What has a value that is marked `slow` waits.
+    `api` is the fixture.
     """
-    lists = [list(values) for values in parameters.values()]
-    longest = max(range(len(lists)), key=lambda i: len(lists[i]))
-    rest = [range(len(values)) for i, values in enumerate(lists) if i != longest]
+    given = [list(values) for values in parameters.values()]
+    lists = [[unmarked(value) for value in values] for values in given]
+    quick = [[i for i, value in enumerate(values) if not is_marked(value)] for values in given]
+    longest = max(range(len(lists)), key=lambda i: len(quick[i]))
+    rest = [places for i, places in enumerate(quick) if i != longest]
     combined = list(itertools.product(*rest))
     in_every_run = set()
-    for turn in range(max(len(lists[longest]), len(combined))):
+    for turn in range(max(len(quick[longest]), len(combined))):
         places = list(combined[turn % len(combined)])
-        places.insert(longest, turn % len(lists[longest]))
+        places.insert(longest, quick[longest][turn % len(quick[longest])])
         in_every_run.add(tuple(places))
     combinations = [
         pytest.param(
@@ -40,6 +43,16 @@ def in_turn(**parameters):
     ]
     indirect = ["api"] if "api" in parameters else False
     return pytest.mark.parametrize(list(parameters), combinations, indirect=indirect)
+
+
+def is_marked(value):
+    return isinstance(value, type(slow(None)))
+
+
+def unmarked(value):
+    if not is_marked(value):
+        return value
+    return value.values if len(value.values) > 1 else value.values[0]
 
 
 def name_of(value):

@@ -23,9 +23,7 @@ def transformer(api):
 
 
 def application(name, shape):
-    return lambda api: getattr(api.applications, name)(
-        weights=None, input_shape=shape, classes=10
-    )
+    return lambda api: getattr(api.applications, name)(weights=None, input_shape=shape, classes=10)
 
 
 def tied(api, model):

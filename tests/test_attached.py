@@ -5,6 +5,7 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import KERAS_3_FIRST
 
 import tfreg
 
@@ -86,6 +87,7 @@ PENALTIES = [
 ]
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("penalty", PENALTIES, ids=str)
 def test_values_are_the_losses_and_proximal_operators_lower_them(api, penalty):
     model = tfreg.add_penalty(convnet(api), penalty)

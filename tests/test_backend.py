@@ -90,6 +90,7 @@ def test_another_backend_is_told_what_to_set(name):
     assert last.startswith("ImportError: tfreg") and "KERAS_BACKEND" in last, done.stderr
 
 
+@pytest.mark.slow
 def test_tf_keras_under_its_old_name(run_fresh):
     code = """
 import json

@@ -31,6 +31,7 @@ def rows(printed):
     return [row for i, row in enumerate(every) if i not in rules and i + 1 not in rules]
 
 
+@pytest.mark.slow
 def test_bench_kernels_prints_each_penalty_and_writes_json(benchmark, tmp_path):
     out = tmp_path / "kernels.json"
     command = [sys.executable, "-m", "benchmarks.bench_kernels", *SMALLEST, "--out", str(out)]
@@ -164,7 +165,7 @@ def test_the_losses_of_the_models_are_those_of_their_kernels(benchmark, api, nam
         assert bool(model.losses) == (variant != models.NONE)
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_bench_embedding_tells_what_each_way_costs(benchmark, api, tmp_path, capsys):
     out = tmp_path / "embedding.json"
     options = ["--rows", "50", "--repeats", "1", "--keras", api.__name__, "--out", str(out)]
@@ -268,6 +269,7 @@ def test_bench_compile_leaves_out_what_takes_minutes(benchmark):
     assert {run.mode for run in benchmark("bench_compile").selected(parsed)} == {"default"}
 
 
+@pytest.mark.slow
 def test_bench_compile_stops_at_wrong_losses(benchmark, same_process, monkeypatch):
     models = benchmark("models")
     doubled = models.PENALTIES[L2]._replace(reference=lambda w: 2.0 * np.square(w).sum())
@@ -307,6 +309,7 @@ TINY = ["--size", "2^10", "--size", "2^12", "--fit-from", "2^12", "--grouped", "
 TINY += ["--repeats", "1"]
 
 
+@pytest.mark.slow
 def test_bench_growth_prints_sizes_and_groups_and_writes_json(benchmark, tmp_path, capsys):
     out = tmp_path / "growth.json"
     options = ["--penalty", "Box|GroupLasso (all|columns|runs along 1)", "--out", str(out)]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import KERAS_3_FIRST
 
 import tfreg
 
@@ -62,7 +61,7 @@ def test_penalty_metrics_reach_every_log_and_change_nothing_else(api, tmp_path):
     )
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_penalty_metrics_of_a_mirrored_model_count_each_penalty_once(api):
     metrics = [tfreg.callbacks.PenaltyMetrics()]
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

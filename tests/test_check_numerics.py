@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from marks import slow
 
 CODE = """
 import runpy, sys
@@ -25,8 +24,9 @@ def run_checked(run_fresh):
     return run
 
 
-@pytest.mark.parametrize("part", [0, slow(1), slow(2)])
-@pytest.mark.parametrize("kind, least", [slow("cases", 45), slow("joint", 16), ("priors", 8)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("kind, least", [("cases", 45), ("joint", 16), ("priors", 8)])
 def test_nothing_infinite_is_computed_on_the_way(kind, least, part, run_checked):
     count, found = run_checked("wrong", kind, part, "eager")
     assert count >= least and found == []
@@ -48,12 +48,14 @@ def test_what_is_not_finite_still_shows(mode, run_checked):
     assert run_checked("hides_nothing", mode) == []
 
 
-@pytest.mark.parametrize("name", ["keras", slow("tf_keras")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["keras", "tf_keras"])
 def test_models_train_and_load(name, run_checked, tmp_path):
     losses = run_checked("trained", name, tmp_path / "model.keras")
     assert len(losses) == 3 and np.isfinite(losses).all()
 
 
+@pytest.mark.slow
 def test_a_density_that_is_infinite_at_0_is_still_refused(run_checked):
     messages = run_checked("refusals")
     assert len(messages) == 2

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import KERAS_3_FIRST
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -25,9 +26,7 @@ NESTED = {
         (tfd.StudentT(3, 0, scale=1 / 3), "StudentT", {"df": 3.0, "loc": 0.0, "scale": 1 / 3}),
         (tfd.Exponential(2.0, validate_args=True, name="rates"), "Exponential", {"rate": 2.0}),
         (
-            tfd.MixtureSameFamily(
-                tfd.Categorical(probs=[0.9, 0.1]), tfd.Normal(0.0, [1 / 3, 1.0])
-            ),
+            tfd.MixtureSameFamily(tfd.Categorical(probs=[0.9, 0.1]), tfd.Normal(0.0, [1 / 3, 1.0])),
             "MixtureSameFamily",
             NESTED,
         ),
@@ -57,6 +56,7 @@ def test_an_object_is_the_same_as_its_name_and_parameters(given, name, parameter
     assert float(penalty(w)) == float(named(w))
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize(
     "number, kept",
     [
@@ -236,6 +236,7 @@ def test_a_file_names_only_what_tensorflow_probability_has(api):
             api.regularizers.get(saved)
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_probability_waits_for_the_first_prior(run_fresh):
     code = """
 import json, sys
@@ -247,6 +248,7 @@ print(json.dumps([before, "tensorflow_probability" in sys.modules]))
     assert run_fresh(code) == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing, does, remedy",
     [

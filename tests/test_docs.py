@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from marks import slow
 
 import tfreg
 
@@ -19,6 +20,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"True|False|-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# These train models for seconds.
+LONG = {ROOT / "docs" / f"{name}.md" for name in ("exact-zeros", "own-penalty")}
 
 
 def blocks_of(page):
@@ -44,7 +47,9 @@ def assert_prints(output, expected):
     np.testing.assert_allclose(printed, stated, atol=0.011)
 
 
-@each_page
+@pytest.mark.parametrize(
+    "page", [slow(page) if page in LONG else page for page in PAGES], ids=lambda page: page.stem
+)
 def test_blocks_run_as_one_script_and_print_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = blocks_of(page)

@@ -184,6 +184,7 @@ def test_what_is_no_array_of_finite_numbers_is_refused(center, error):
         tfreg.Quadratic(center=center)
 
 
+@pytest.mark.slow
 def test_consolidation_keeps_what_is_precise():
     center, precision = np.array([[1.0], [2.0]]), np.array([[10.0], [0.0]])
     layer = keras.layers.Dense(1, use_bias=False)

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf2onnx
-from marks import KERAS_3_FIRST
+from marks import slow
 from onnx.reference import ReferenceEvaluator
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
 SPEC = [tf.TensorSpec((None, 6), tf.float32, name="x")]
 
 
-KINDS = [*cases.BUILT, None]
+KINDS = [cases.nested, None]
+KINDS += [slow(kind) for kind in cases.BUILT if kind is not cases.nested]
 
 
 def plain_and_penalized(kind, api):
@@ -47,7 +48,7 @@ print(json.dumps([exported.serve(x).numpy().tolist() for exported in loaded]))
 """
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_saved_model(api, tmp_path, run_fresh):
     penalized = []
     for kind in KINDS:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import slow
 
 import tfreg
 from tfreg import backend
@@ -17,7 +16,7 @@ import tfreg
 getattr(tf.compat.v1, sys.argv[1])()
 """
 
-SWITCHES = ["disable_eager_execution", slow("disable_v2_behavior")]
+SWITCHES = ["disable_eager_execution", "disable_v2_behavior"]
 PRIOR = 'tfreg.Prior("Normal", 0.1, loc=0.0, scale=1.0)'
 PENALTIES = [
     "tfreg.TotalVariation(0.1)",
@@ -56,6 +55,7 @@ def of(code, names):
     return SET_UP + code.replace("PENALTIES", ", ".join(map(repr, names)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_add_penalty_and_priors_say_that_they_need_eager_mode(switch, run_fresh):
     added = "tfreg.add_penalty(tf_keras.Sequential([tf_keras.layers.Dense(3)]), 'group_lasso')"
@@ -65,6 +65,7 @@ def test_add_penalty_and_priors_say_that_they_need_eager_mode(switch, run_fresh)
     assert "Do not call" in of_a_prior and f"tf.compat.v1.{switch}()" in of_a_prior
 
 
+@pytest.mark.slow
 def test_without_tensorflow_2s_shapes_every_penalty_says_so(run_fresh):
     messages = run_fresh(of(REFUSED, PENALTIES), "disable_v2_behavior")
     assert list(messages) == PENALTIES

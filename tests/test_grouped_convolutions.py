@@ -5,7 +5,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from layer_cases import rand
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 from tfreg.layers import registry
@@ -42,6 +42,7 @@ def test_channels_of_two_groups_are_two_groups(api):
     assert loss(model) == 7.0
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("grouping", GROUPINGS)
 @pytest.mark.parametrize("rank", RANKS)
 def test_the_loss_is_that_of_the_loop_before_and_after_saving(api, rank, grouping, tmp_path):
@@ -75,6 +76,7 @@ def test_integer_axes_runs_and_differences_are_those_of_the_kernel(api, rank):
     np.testing.assert_allclose(loss(model), expected, rtol=1e-5)
 
 
+@KERAS_3_FIRST
 def test_a_channel_whose_group_is_zero_is_not_read(api):
     model, layer = convolution(api, 2, (6, 3, 6), use_bias=False)
     kernel = np.asarray(layer.kernel)
@@ -97,6 +99,7 @@ def test_a_channel_whose_group_is_zero_is_not_read(api):
         assert np.abs(model(x) - model(other)).max() > 1e-3
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_small_kernels_in_a_stack(api, rank):
     k = getattr(api.layers, f"Conv{rank}D")
@@ -112,9 +115,7 @@ def test_small_kernels_in_a_stack(api, rank):
 
         def value(kernel, count=each.groups):
             norms = sum(
-                oracles.sum_of_norms(
-                    kernel, oracles.grouped_convolution(kernel.shape, axis, count)
-                )
+                oracles.sum_of_norms(kernel, oracles.grouped_convolution(kernel.shape, axis, count))
                 for axis in ("input", "shape")
             )
             return 0.2 * (0.3 * 2 * np.abs(kernel).sum() + 0.7 * norms)
@@ -146,11 +147,10 @@ def test_only_kernels_with_the_same_groups_are_stacked(api):
     np.testing.assert_allclose(values, [expected[0] + expected[2], expected[1]], rtol=1e-5)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("size_weighted", [True, False])
 @pytest.mark.parametrize("rank", RANKS)
-def test_channels_line_up_with_the_filters_of_the_layer_before(
-    api, rank, size_weighted, tmp_path
-):
+def test_channels_line_up_with_the_filters_of_the_layer_before(api, rank, size_weighted, tmp_path):
     k = getattr(api.layers, f"Conv{rank}D")
     first, norm = k(6, 2), api.layers.BatchNormalization()
     for groups in (2, 3, 6):
@@ -197,6 +197,7 @@ def test_places_line_up_with_those_of_another_kernel(api):
     np.testing.assert_allclose(loss(model), expected, rtol=1e-5)
 
 
+@KERAS_3_FIRST
 def test_training_step_under_xla_and_half_precision(api):
     for dtype in ("float32", "mixed_float16"):
         model, layer = convolution(api, 2, (4, 2, 4), dtype=dtype)

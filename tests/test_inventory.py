@@ -163,9 +163,7 @@ def test_paths_are_the_layers_names_on_a_fresh_model_and_on_a_loaded_one(api, tm
         assert all(path.startswith("rec/") for path in rec[:4])
         assert block == ["block/d/kernel", "block/d/bias"]
     if api is keras:  # in tf_keras a cell gets a new name as it is made
-        fresh, again = (
-            [weight.path for weight in weights_of(each)] for each in (model, loaded)
-        )
+        fresh, again = ([weight.path for weight in weights_of(each)] for each in (model, loaded))
         assert fresh == again
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from cases import JOINT_CASES, weight
-from marks import KERAS_3_FIRST
+from cases import JOINT_CASES, first_of_each_penalty, weight
 from oracles import finite_differences
 
 import tfreg
@@ -22,6 +21,7 @@ MODES = {
     "xla": lambda function: tf.function(function, jit_compile=True),
 }
 HALF_EPSILON = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-5}
+FEW = first_of_each_penalty(JOINT_CASES)
 TIED = tfreg.Joint(tfreg.GroupLasso(0.5, axis=["output", "input"], size_weighted=False))
 
 
@@ -49,7 +49,7 @@ def test_value_is_the_oracles(case):
     np.testing.assert_allclose(case.penalty(tuple(weights)), case.oracle(weights), rtol=1e-12)
 
 
-@pytest.mark.parametrize("case", JOINT_CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_gradients_are_those_of_finite_differences(case):
     weights = weights_of(case)
     _, gradients = value_and_gradients(case.penalty, constants(weights))
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_finite_differences(case):
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("case", JOINT_CASES, ids=str)
+@pytest.mark.parametrize("case", FEW, ids=str)
 def test_eager_graph_and_xla_agree_in_every_dtype(case):
     tensors = {dtype: [tf.cast(w, dtype) for w in weights_of(case)] for dtype in HALF_EPSILON}
 
@@ -135,6 +135,7 @@ def test_value_and_gradients_do_not_overflow_or_vanish(scale):
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     case = JOINT_CASES[0]
     weights = weights_of(case)
@@ -270,7 +271,7 @@ print(json.dumps([float(loss) for loss in model.losses]))
 """
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_saved_and_loaded_in_a_fresh_process(api, tmp_path, run_fresh):
     dense = [api.layers.Dense(4), api.layers.Dense(4), api.layers.Dense(4)]
     model = api.Sequential([api.Input((4,)), *dense])

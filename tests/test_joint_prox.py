@@ -143,7 +143,7 @@ def assert_all_close(actual, expected, **tolerance):
         np.testing.assert_allclose(tf.cast(x, tf.float64), y, **tolerance)
 
 
-@pytest.mark.parametrize("size_weighted", [True, False])
+@pytest.mark.parametrize("size_weighted", [True, slow(False)])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_value_and_gradients_are_the_oracles(case, kind, size_weighted):
@@ -165,7 +165,7 @@ def test_value_and_gradients_are_the_oracles(case, kind, size_weighted):
         np.testing.assert_allclose(gradient, by_differences, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("size_weighted", [True, False])
+@pytest.mark.parametrize("size_weighted", [True, slow(False)])
 @pytest.mark.parametrize("kind", EVERY_KIND, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_prox_is_the_oracles(case, kind, size_weighted):

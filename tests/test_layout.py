@@ -228,6 +228,7 @@ def test_only_weights_that_are_alike_are_stacked():
     np.testing.assert_allclose(sum(values[:3]), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_unknown_lengths_are_not_stacked():
     variables = [tf.Variable(tf.ones([length, 3]), shape=[None, 3]) for length in (2, 5)]
     penalty = tfreg.GroupLasso(0.2)

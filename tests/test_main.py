@@ -9,7 +9,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from marks import KERAS_3_FIRST
 
 import tfreg
 from tfreg import __main__ as command
@@ -71,15 +70,14 @@ def test_demo(keras_name, tmp_path):
     assert str(out) in lines[-1]
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_same_seed_same_numbers(api):
     rng = np.random.default_rng(0)
     data = [rng.random((100, 8, 8), "float32"), rng.random((50, 8, 8), "float32")]
     data += [rng.integers(10, size=100), rng.integers(10, size=50)]
     [net] = [net for net in demo.nets() if net.name == "dense-GroupLasso"]
     first, second, other = [
-        demo._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1]
-        for seed in (5, 5, 6)
+        demo._train(net, api, data, epochs=2, seed=seed, show=no_progress)[1] for seed in (5, 5, 6)
     ]
     assert first.outcome.loss == second.outcome.loss != other.outcome.loss
     np.testing.assert_array_equal(first.weights, second.weights)
@@ -158,6 +156,7 @@ def test_different_outcome_is_an_error(changes, capsys):
     assert a.endswith(" equal") and b.endswith(" DIFFERENT")
 
 
+@pytest.mark.slow
 def test_model_that_lost_its_penalty_is_an_error(tmp_path):
     inputs, labels = np.ones((4, 8, 8), "float32"), np.arange(4)
     models = []
@@ -267,6 +266,7 @@ def test_missing_extra(module, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_missing_extra_exits_with_1(tmp_path):
     code = (
         "import sys; sys.modules['sklearn'] = None\n"

@@ -16,6 +16,7 @@ import tf_keras
 from cases import CASES, TABLE, fits, value_and_gradient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marks import slow
 
 import tfreg
 
@@ -230,9 +231,10 @@ def examples(check, number, seeded=lambda test: test):
     seeded(limits(given(st.data())(check)))()
 
 
+@pytest.mark.parametrize("number", [40, slow(200)])
 @pytest.mark.parametrize("check", CHECKS)
-def test_misuse_is_an_error(check):
-    examples(check, 200)
+def test_misuse_is_an_error(check, number):
+    examples(check, number)
 
 
 BLOCK = """

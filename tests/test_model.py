@@ -5,7 +5,7 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import APIS, in_turn
+from marks import APIS, in_turn, slow
 from model_cases import JOINT, PER_WEIGHT, RAMP
 
 import tfreg
@@ -18,9 +18,17 @@ OTHER_MODES = {
 }
 
 
+FEW = [cases.sequential, cases.nested]
+
+
+def others_slow(kinds):
+    return [kind if kind in FEW else slow(kind) for kind in kinds]
+
+
 # Every kind in a graph, and every mode on the kind that has the most in it.
 @in_turn(
-    kind_and_mode=[*((kind, GRAPH) for kind in cases.KINDS)]
+    kind_and_mode=[(cases.sequential, GRAPH), (cases.nested, GRAPH)]
+    + [slow(kind, GRAPH) for kind in cases.KINDS if kind not in FEW]
     + [(cases.nested, mode) for mode in OTHER_MODES.values()],
     api=APIS,
 )
@@ -37,7 +45,7 @@ def test_fit_and_evaluate_give_what_numpy_gives(api, kind_and_mode):
     np.testing.assert_allclose(evaluated, cases.evaluation(expected, step=8), rtol=1e-5)
 
 
-@in_turn(kind=cases.KINDS, api=APIS)
+@in_turn(kind=others_slow(cases.KINDS), api=APIS)
 def test_train_on_batch_gives_what_numpy_gives(api, kind):
     model = cases.compiled(cases.add_penalties(kind(api)), api)
     cases.set_initial_weights(model)
@@ -47,7 +55,7 @@ def test_train_on_batch_gives_what_numpy_gives(api, kind):
     cases.assert_trained(model, cases.train(epochs=1)[1])
 
 
-@in_turn(kind=cases.KINDS, api=APIS)
+@in_turn(kind=others_slow(cases.KINDS), api=APIS)
 def test_a_compiled_loop_of_ones_own_gives_what_numpy_gives(api, kind):
     check_loop(api, kind, compile_step=True)
 
@@ -95,7 +103,7 @@ def test_fit_builds_an_unbuilt_model_with_its_penalties(api, kind):
     np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)
 
 
-@in_turn(kind=cases.BUILT, api=APIS)
+@in_turn(kind=others_slow(cases.BUILT), api=APIS)
 def test_added_to_a_trained_model_and_removed_again(api, kind):
     model = cases.compiled(kind(api), api)
     cases.set_initial_weights(model)
@@ -293,7 +301,7 @@ def test_losses_are_in_the_dtype_that_the_trainer_adds_up(api, kind):
 POLICIES = {"float64": 1e-5, "mixed_float16": 5e-3, "float16": 1e-2, "mixed_bfloat16": 4e-2}
 
 
-@in_turn(policy=POLICIES, api=APIS)
+@in_turn(policy=["mixed_float16", *map(slow, POLICIES.keys() - {"mixed_float16"})], api=APIS)
 def test_policies_train_with_loss_scaling(api, policy):
     policies = api.dtype_policies.DTypePolicy if api is keras else api.mixed_precision.Policy
     dtype = policies(policy)
@@ -324,7 +332,7 @@ def with_synchronized_normalization(api):
     return api.Model(x, api.layers.Dense(2)(api.layers.Dense(4, use_bias=False)(y)))
 
 
-@in_turn(loop=["fit", "custom"], api=APIS)
+@in_turn(loop=["fit", slow("custom")], api=APIS)
 def test_two_devices_give_the_loss_and_weights_of_one(api, loop):
     x, y = cases.data()
     penalties = [

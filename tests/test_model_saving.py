@@ -106,9 +106,10 @@ COPIES = {
 
 # Every kind in one way, and in every way the kinds that have the most in them.
 @in_turn(
-    kind_and_way=[(kind, way) for kind in (cases.nested, cases.subclassed) for way in COPIES]
-    + [(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
-    + [(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],
+    kind_and_way=[(cases.nested, way) for way in COPIES]
+    + [slow(cases.subclassed, way) for way in COPIES]
+    + [slow(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
+    + [slow(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],
     api=APIS,
 )
 def test_copies_have_the_penalties(api, kind_and_way):
@@ -280,7 +281,7 @@ SAVE = {
 }
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_h5_files_hold_the_penalties_of_nested_models(api, tmp_path, run_fresh):
     paths, expected = [], []
     arounds = [around for around in AROUND if api is keras or around is not in_subclassed]
@@ -373,6 +374,7 @@ def test_h5_files_hold_the_penalties_of_the_model_itself(api, kind, name, tmp_pa
         assert type(model).__name__ == own_name
 
 
+@KERAS_3_FIRST
 def test_functions_that_save_do_not_drop_the_penalties_either(api, tmp_path, leaves_alone):
     inner = tfreg.add_penalty(cases.functional(api), PER_WEIGHT)
     tfreg.add_penalty(inner, cases.JOINT, cases.first_two)

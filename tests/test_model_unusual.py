@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from marks import KERAS_3_FIRST
 from model_cases import PER_WEIGHT
 
 import tfreg
@@ -98,6 +99,7 @@ def test_a_class_that_keeps_count_of_its_subclasses(api):
     assert len(model.losses) == 1 and Counting.seen == []
 
 
+@KERAS_3_FIRST
 def test_methods_of_the_users_own(api, tmp_path):
     class Own(cases.chain_class(api)):
         def make_train_function(self):
@@ -183,6 +185,7 @@ def test_the_class_of_a_penalized_model_makes_none(api):
         type(model)()
 
 
+@KERAS_3_FIRST
 def test_an_own_add_loss_and_compute_loss_stay(api):
     @api.saving.register_keras_serializable("test_model_unusual")
     class Lossy(api.layers.Layer):

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import tfreg
 
 PACKAGE = pathlib.Path(tfreg.__file__).parent
@@ -130,6 +132,7 @@ def test_public_names_are_explicit():
     assert all(hasattr(tfreg, name) for name in tfreg.__all__)
 
 
+@pytest.mark.slow
 def test_import_brings_neither_probability_nor_plots():
     # Keras itself imports matplotlib where that is installed.
     code = """

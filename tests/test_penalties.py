@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 
+import cases
 import keras
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import tensorflow as tf
 from cases import (
     CASES,
     JOINT_CASES,
-    PROXIMAL,
     SHAPES,
     TABLE,
     applicable,
     hessian_times,
+    others_slow,
     value_and_gradient,
     values_and_gradients,
     weight,
@@ -34,9 +35,9 @@ MODES = {
     "graph": tf.function,
     "xla": lambda function: tf.function(function, jit_compile=True),
 }
-# Groups along five axes take ten times as long to trace as any others.
-DEAREST_LAST = [slow(case) if case.min_rank > 4 else case for case in CASES]
-# A trace of its own in each mode would take too long to run every time.
+# A trace for each case and mode would take too long to run every time.
+FIRST_OF_EACH_ROW = others_slow(CASES)
+PROXIMAL = others_slow(cases.PROXIMAL)
 EAGER_FIRST = pytest.mark.parametrize("mode", ["eager", slow("graph"), slow("xla")])
 
 
@@ -77,7 +78,9 @@ def test_value_is_the_oracles(case, shape):
     np.testing.assert_allclose(value, case.oracle(w), rtol=1e-12)
 
 
-@pytest.mark.parametrize("case, shape", applicable(CASES, [SHAPES[0], SHAPES[-1]]), ids=str)
+@pytest.mark.parametrize(
+    "case, shape", others_slow(applicable(CASES, [SHAPES[0], SHAPES[-1]])), ids=str
+)
 def test_gradient_is_that_of_finite_differences(case, shape):
     w = weight(shape)
     _, gradient = value_and_gradient(case.penalty, tf.constant(w))
@@ -85,7 +88,7 @@ def test_gradient_is_that_of_finite_differences(case, shape):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_eager_graph_and_xla_agree_in_every_dtype(case):
     weights = [tf.cast(weight((3, 4, 3, 2, 2)), dtype) for dtype in TOLERANCE]
     exact = values_and_gradients(case.penalty, [tf.cast(w, tf.float64) for w in weights])
@@ -104,7 +107,7 @@ def test_eager_graph_and_xla_agree_in_every_dtype(case):
 
 
 @EAGER_FIRST
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_several_weights_have_the_gradients_of_each(case, mode):
     weights = [tf.constant(weight((3, 4, 3, 2, 2)) + shift) for shift in (0.0, 0.1, -0.3)]
 
@@ -120,7 +123,7 @@ def test_several_weights_have_the_gradients_of_each(case, mode):
     np.testing.assert_allclose(gradients, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_forced_xla_and_plain_kernels_agree(case, jit):
     w = tf.constant(weight((3, 4, 3, 2, 2), "float32"))
     jit(False)
@@ -132,7 +135,7 @@ def test_forced_xla_and_plain_kernels_agree(case, jit):
 
 
 @EAGER_FIRST
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_second_derivatives(case, mode):
     w, direction = weight((3, 4, 3, 2, 2)), weight((3, 4, 3, 2, 2), seed=1)
     product = MODES[mode](lambda x: hessian_times(case.penalty, x, direction))(tf.constant(w))
@@ -143,7 +146,7 @@ def test_second_derivatives(case, mode):
 
 
 @EAGER_FIRST
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_forward_mode(case, mode):
     w, direction = weight((3, 4, 3, 2, 2)), tf.constant(weight((3, 4, 3, 2, 2), seed=1))
 
@@ -157,7 +160,7 @@ def test_forward_mode(case, mode):
     np.testing.assert_allclose(slope, tf.reduce_sum(gradient * direction), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_at_zero_the_value_gradient_and_second_derivative_are_finite(case):
     w = tf.zeros([3, 4, 3, 2, 2])
     with tf.GradientTape() as outer:
@@ -170,7 +173,7 @@ def test_at_zero_the_value_gradient_and_second_derivative_are_finite(case):
         assert float(value) == 0 and not np.any(gradient)
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_vectorized_map(case):
     w = weight((3, 4, 3, 2, 2))
     batch = tf.stack([w, 2 * w, 0 * w])
@@ -179,7 +182,7 @@ def test_vectorized_map(case):
     )
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_unknown_dimensions(case):
     dynamic = tf.function(
         lambda x: value_and_gradient(case.penalty, x),
@@ -193,7 +196,7 @@ def test_unknown_dimensions(case):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_an_empty_weight_gives_zero_and_an_empty_gradient(case):
     for shape in [(0, 3, 2, 2, 2), (3, 0, 2, 2, 2), (2, 2, 2, 2, 0)]:
         value, gradient = value_and_gradient(case.penalty, tf.zeros(shape))
@@ -211,7 +214,7 @@ def entries_that_share_a_term(case, w, index):
     return tf.not_equal(*gradients).numpy()
 
 
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case):
     w, index = weight((6, 5, 2, 2, 6)), (3, 1, 1, 0, 2)
     affected = entries_that_share_a_term(case, w, index)
@@ -236,7 +239,7 @@ def test_what_is_not_finite_reaches_the_value_and_its_own_terms_alone(case):
             np.testing.assert_allclose(gradient[~affected], reference[~affected], 1e-9, 1e-15)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_a_finite_weight_raises_no_alarm_of_tensorflows(case):
     w = weight((3, 4, 3, 2, 2))
     w[:2] = 0.0
@@ -279,7 +282,7 @@ def test_each_keras_resolves_and_serializes_it(case, api):
     assert again.get_config() == case.penalty.get_config()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_a_variable_of_either_keras_is_a_weight(case):
     w = weight((3, 4, 3, 2, 2), "float32")
     expected = case.oracle(w)
@@ -294,7 +297,7 @@ def sharded(w, *cuts):
 
 
 @EAGER_FIRST
-@pytest.mark.parametrize("case", DEAREST_LAST, ids=str)
+@pytest.mark.parametrize("case", FIRST_OF_EACH_ROW, ids=str)
 def test_the_shards_of_a_weight_are_penalized_as_the_whole(case, mode):
     w = weight((5, 4, 3, 2, 3))
     whole = sharded(w, 2, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import value_and_gradient, values_and_gradients
-from marks import KERAS_3_FIRST, in_turn
+from marks import KERAS_3_FIRST, in_turn, slow
 from model_cases import mirrored
 from sklearn.linear_model import Lasso
 from tensorflow_probability import distributions as tfd
@@ -75,6 +75,13 @@ HALF_LINE = [
 ]
 
 
+IN_EVERY_RUN = ["Laplace", "GeneralizedNormal", "MixtureSameFamily", "Gamma"]
+
+
+def others_slow(priors):
+    return [prior if prior[0] in IN_EVERY_RUN else slow(*prior) for prior in priors]
+
+
 def made(name, parameters, dtype="float64"):
     """The distribution itself, and none of tfreg's code."""
 
@@ -103,7 +110,8 @@ def weight(shape, sign=None):
 
 @pytest.mark.parametrize(
     "name, parameters, sign",
-    [(*entry, None) for entry in REAL_LINE] + [(*entry, "positive") for entry in HALF_LINE],
+    others_slow([(*prior, None) for prior in REAL_LINE])
+    + others_slow([(*prior, "positive") for prior in HALF_LINE]),
 )
 def test_value_and_gradient_are_tensorflow_probabilitys(name, parameters, sign):
     shapes = [(7,), (2, 3, 2, 3)]
@@ -118,7 +126,7 @@ def test_value_and_gradient_are_tensorflow_probabilitys(name, parameters, sign):
             np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-12)
 
 
-@in_turn(prior=REAL_LINE, dtype=["float16", "bfloat16"])
+@in_turn(prior=others_slow(REAL_LINE), dtype=["float16", "bfloat16"])
 def test_half_types_are_accumulated_in_float32(prior, dtype):
     name, parameters = prior
     w = tf.cast(weight((40, 50)), dtype)
@@ -155,13 +163,15 @@ def test_normal_and_laplace_are_l2_and_l1(penalty, of_keras):
 GAMMAS = {"distribution": "Gamma", "concentration": [1.0, 3.0], "rate": [2.0, 0.5]}
 CUSPS = [
     ("Laplace", {"loc": 0.0, "scale": 0.7}, 0.0),
-    ("Laplace", {"loc": 1.0, "scale": 0.7}, 1.0),
-    ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 0.5}, 0.0),
+    slow("Laplace", {"loc": 1.0, "scale": 0.7}, 1.0),
+    slow("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 0.5}, 0.0),
     ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": [0.5, 1.5, 3.0]}, 0.0),
-    ("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 1.0}, 0.0),
-    ("GeneralizedNormal", {"loc": 1.0, "scale": 0.7, "power": 1.5}, 1.0),
+    slow("GeneralizedNormal", {"loc": 0.0, "scale": 0.7, "power": 1.0}, 0.0),
+    slow("GeneralizedNormal", {"loc": 1.0, "scale": 0.7, "power": 1.5}, 1.0),
     ("GeneralizedNormal", {"loc": [0.0, 1.0, -1.0], "scale": 0.7, "power": 0.5}, [0.0, 1.0, -1.0]),
-    ("MixtureSameFamily", {"mixture_distribution": MIXED, "components_distribution": GAMMAS}, 0.0),
+    slow(
+        "MixtureSameFamily", {"mixture_distribution": MIXED, "components_distribution": GAMMAS}, 0.0
+    ),
     (
         "MixtureSameFamily",
         {
@@ -196,7 +206,7 @@ def test_derivatives_are_finite_at_a_cusp(prior, mode):
         np.testing.assert_array_equal(gradient, np.zeros([2, 3]))
 
 
-@pytest.mark.parametrize("name, parameters", HALF_LINE, ids=str)
+@pytest.mark.parametrize("name, parameters", others_slow(HALF_LINE), ids=str)
 def test_at_the_end_of_the_support_the_gradient_is_finite_and_the_value_not_nan(name, parameters):
     value, gradient = value_and_gradient(tfreg.Prior(name, 1.0, **parameters), tf.zeros([3]))
     assert np.isfinite(gradient).all() and not np.isnan(value)
@@ -222,7 +232,7 @@ def test_a_floor_makes_a_density_of_0_at_0_finite():
     np.testing.assert_allclose(value, -made("Gamma", parameters).log_prob(1e-3), rtol=1e-6)
 
 
-@in_turn(prior=HALF_LINE, mode=MODES)
+@in_turn(prior=others_slow(HALF_LINE), mode=MODES)
 def test_a_weight_off_the_support_has_an_infinite_penalty_and_no_gradient(prior, mode):
     name, parameters = prior
     penalty = tfreg.Prior(name, 1.0, **parameters)
@@ -379,7 +389,7 @@ def test_a_laplace_prior_is_the_lasso(api):
     np.testing.assert_allclose(trained[informative], lasso[informative], atol=1e-2)
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_over_a_model_it_is_saved_and_trained_on(api, tmp_path, run_fresh):
     model = api.Sequential(
         [api.Input((5, 4)), api.layers.LSTM(3), api.layers.Dense(2, name="readout")]
@@ -403,6 +413,7 @@ print(json.dumps([attached, [float(loss) for loss in model.losses]]))
     np.testing.assert_allclose(losses, [float(loss) for loss in model.losses], rtol=1e-6)
 
 
+@KERAS_3_FIRST
 def test_a_prior_of_an_array_each_weight_in_training_and_files(api, tmp_path):
     kernel = np.random.default_rng(0).normal(size=(12, 20)).astype("float32")
     penalty = tfreg.Prior("Normal", 0.5, loc=kernel, scale=0.1)

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from cases import TABLE, value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 
 MAGNITUDES = [0.0, 1e-30, 1e-5, 1.0, 3e4, 1e30]
 DTYPES = {"float16": 6e4, "bfloat16": 1e30, "float32": 1e30, "float64": 1e150}
@@ -33,9 +35,12 @@ def problems(draw):
     return weight, row, row.make(draw(FACTORS), **arguments), arguments
 
 
-@settings(max_examples=200)
-@given(problems())
-def test_value_gradient_config_and_prox(problem):
+@pytest.mark.parametrize("number", [60, slow(200)])
+def test_value_gradient_config_and_prox(number):
+    settings(max_examples=number)(given(problems())(check))()
+
+
+def check(problem):
     w, row, penalty, arguments = problem
     value, gradient = value_and_gradient(penalty, w)
 

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, PROXIMAL, applicable, hessian_times, value_and_gradient, weight
+from cases import (
+    CASES,
+    PROXIMAL,
+    applicable,
+    hessian_times,
+    others_slow,
+    value_and_gradient,
+    weight,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import in_turn
@@ -61,7 +69,7 @@ def on_cpu(function, *arguments):
         tfreg.kernels.set_device(device)
 
 
-@on_others(case_and_shape=applicable(CASES, SHAPES))
+@on_others(case_and_shape=others_slow(applicable(CASES, SHAPES)))
 def test_every_penalty_on_every_strategy(case_and_shape, on_device):
     case, shape = case_and_shape
     w = tf.constant(weight(shape))
@@ -72,7 +80,7 @@ def test_every_penalty_on_every_strategy(case_and_shape, on_device):
 
 
 @pytest.mark.slow
-@on_others(case_and_shape=applicable(CASES, SHAPES))
+@on_others(case_and_shape=others_slow(applicable(CASES, SHAPES)))
 def test_second_derivatives_on_every_strategy(case_and_shape, on_device):
     case, shape = case_and_shape
     w, direction = tf.constant(weight(shape)), weight(shape, seed=1)
@@ -81,7 +89,7 @@ def test_second_derivatives_on_every_strategy(case_and_shape, on_device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@on_others(case=[c for c in CASES if c.min_rank <= 4 and "Group" in str(c)])
+@on_others(case=others_slow(c for c in CASES if c.min_rank <= 4 and "Group" in str(c)))
 def test_eager_derivatives_on_every_strategy(case, device):
     # Groups whose norms some devices keep and others compute again.
     shape = (2, 3, 2, 7)
@@ -94,7 +102,7 @@ def test_eager_derivatives_on_every_strategy(case, device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
-@on_others(case_and_shape=applicable(PROXIMAL, SHAPES))
+@on_others(case_and_shape=others_slow(applicable(PROXIMAL, SHAPES)))
 def test_every_prox_on_every_strategy(case_and_shape, on_device):
     case, shape = case_and_shape
     w = tf.constant(weight(shape, "float32"))
@@ -104,7 +112,9 @@ def test_every_prox_on_every_strategy(case_and_shape, on_device):
     np.testing.assert_array_equal(actual == 0.0, expected == 0.0)
 
 
-@on_others(case=[case for case in CASES if case.min_rank <= 4], dtype=["bfloat16", "float32"])
+@on_others(
+    case=others_slow(case for case in CASES if case.min_rank <= 4), dtype=["bfloat16", "float32"]
+)
 def test_every_dtype_on_every_strategy(case, dtype, device):
     w = tf.cast(tf.constant(weight((2, 3, 24, 16))), dtype)
     value, gradient = tf.function(lambda w: value_and_gradient(case.penalty, w))(w)
@@ -117,7 +127,7 @@ def test_every_dtype_on_every_strategy(case, dtype, device):
     )
 
 
-@on_others(case=[c for c in CASES if c.min_rank <= 3 and "Prior" not in str(c)])
+@on_others(case=others_slow(c for c in CASES if c.min_rank <= 3 and "Prior" not in str(c)))
 def test_extremes_on_every_strategy(case, on_device):
     def both(w):
         return value_and_gradient(case.penalty, w)

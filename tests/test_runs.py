@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 
 from tfreg.compute import reductions
 from tfreg.compute.views import along
@@ -77,7 +78,7 @@ def test_norm_and_direction_do_not_depend_on_the_scale(grouping, scale):
     np.testing.assert_allclose(*directions, 1e-6, 1e-9)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [slow(False), True])
 @pytest.mark.parametrize(
     "shape, axis, group_size",
     [
@@ -196,6 +197,7 @@ def test_a_size_beyond_the_axis_is_one_group():
     np.testing.assert_allclose(runs(1, 0, 99).norm(w), [5.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_axis_of_a_conv3d_kernel_can_be_cut():
     # Each axis seen as two would be of rank 10, which TensorFlow's ops do not take.
     w = np.random.default_rng(0).normal(size=(3, 3, 3, 5, 7))

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import tf_keras
 from cases import CASES
-from marks import KERAS_3_FIRST
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
 pytestmark = pytest.mark.usefixtures("a_trace_for_every_shape")
 
-PENALTIES = [case.penalty for case in CASES if case.min_rank <= 4]
-PENALTIES.append(tfreg.GroupLasso(1 / 3) + keras.regularizers.L2(0.25))
+CONV2D = [case for case in CASES if case.min_rank <= 4]
+FIRST = [case.penalty for case in CONV2D if case.is_first]
+FIRST.append(tfreg.GroupLasso(1 / 3) + keras.regularizers.L2(0.25))
+OTHERS = [case.penalty for case in CONV2D if not case.is_first]
 
 LOAD = """
 import json, sys
@@ -37,12 +39,11 @@ print(json.dumps(results))
 """
 
 
-@pytest.fixture
-def model(api):
+def trained(api, penalties):
     x = api.Input((6, 6, 3))
     branches = [
         api.layers.Conv2D(4, 3, kernel_regularizer=penalty, name=f"penalized_{i}")(x)
-        for i, penalty in enumerate(PENALTIES)
+        for i, penalty in enumerate(penalties)
     ]
     y = api.layers.Flatten()(api.layers.Concatenate()(branches))
     model = api.Model(x, api.layers.Dense(2)(y))
@@ -57,8 +58,10 @@ def plain(config):
 
 
 @KERAS_3_FIRST
+@pytest.mark.parametrize("penalties", [FIRST, slow(OTHERS)], ids=["first", "others"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-def test_saved_and_loaded_in_a_fresh_process(api, model, tmp_path, run_fresh):
+def test_saved_and_loaded_in_a_fresh_process(api, penalties, tmp_path, run_fresh):
+    model = trained(api, penalties)
     paths = [tmp_path / "model.keras", tmp_path / "model.h5"]
     for path in paths:
         model.save(path)
@@ -66,7 +69,7 @@ def test_saved_and_loaded_in_a_fresh_process(api, model, tmp_path, run_fresh):
     loss = model.evaluate(np.ones((4, 6, 6, 3)), np.ones((4, 2)), verbose=0)
     loaded = run_fresh(LOAD.replace("KERAS", api.__name__), *paths)
     for configs, loaded_losses, loaded_loss in loaded:
-        for actual, penalty in zip(configs, PENALTIES, strict=True):
+        for actual, penalty in zip(configs, penalties, strict=True):
             assert actual == plain(penalty.get_config())
         assert loaded_losses == losses
         np.testing.assert_allclose(loaded_loss, loss, rtol=1e-6)
@@ -74,11 +77,11 @@ def test_saved_and_loaded_in_a_fresh_process(api, model, tmp_path, run_fresh):
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_h5_with_a_named_loss_loads_without_compiling(api, tmp_path):
-    model = api.Sequential([api.Input((4,)), api.layers.Dense(3, kernel_regularizer=PENALTIES[1])])
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(3, kernel_regularizer=FIRST[0])])
     model.compile("sgd", "mse")
     model.save(tmp_path / "model.h5")
     again = api.models.load_model(tmp_path / "model.h5", compile=False)
-    assert again.layers[-1].kernel_regularizer.get_config() == PENALTIES[1].get_config()
+    assert again.layers[-1].kernel_regularizer.get_config() == FIRST[0].get_config()
     assert [float(loss) for loss in again.losses] == [float(loss) for loss in model.losses]
 
 

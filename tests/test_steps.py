@@ -5,7 +5,7 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 from tfreg import backend, steps
@@ -56,6 +56,7 @@ def test_a_model_inside_the_one_that_trains_does_not_know_the_step(api, way):
             getattr(outer, way)(X, Y)
 
 
+@KERAS_3_FIRST
 def test_the_step_that_is_given_is_counted_by_a_model_inside(api):
     inner = backbone(api)
     outer = around(inner, api)
@@ -72,9 +73,7 @@ def test_the_step_that_is_given_is_counted_by_a_model_inside(api):
 def test_a_model_inside_a_penalized_one_counts_the_steps_of_that(api):
     outer = around(backbone(api), api)
     tfreg.add_penalty(outer, tfreg.BoxPenalty(1.0, -9.0, 9.0))
-    np.testing.assert_allclose(
-        penalties_of_epochs(outer), expected_of_epochs(outer), rtol=1e-4
-    )
+    np.testing.assert_allclose(penalties_of_epochs(outer), expected_of_epochs(outer), rtol=1e-4)
 
 
 def test_a_frozen_model_inside_adds_nothing_and_raises_nothing(api):
@@ -145,6 +144,7 @@ def test_a_train_step_with_another_optimizer_counts_the_step_that_is_given(api):
     np.testing.assert_allclose([float(loss) for loss in model.losses], [expected], rtol=1e-5)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("own_step", [False, True])
 def test_a_train_step_that_ends_in_keras_own(api, own_step):
     class Own(cases.chain_class(api)):
@@ -188,6 +188,7 @@ def loaded(api, path):
 LOOPS = ["eager", "graph", "xla"]
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("mode", LOOPS)
 @pytest.mark.parametrize("is_loaded", [slow(False), True])
 def test_a_loop_with_the_optimizer_of_the_model(api, mode, is_loaded, tmp_path):
@@ -197,6 +198,7 @@ def test_a_loop_with_the_optimizer_of_the_model(api, mode, is_loaded, tmp_path):
     assert np.isfinite([float(step(X, Y)) for _ in range(10)]).all()
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("mode", LOOPS)
 @pytest.mark.parametrize("is_loaded", [slow(False), True])
 def test_a_loop_with_an_optimizer_that_the_model_was_not_compiled_with(
@@ -219,6 +221,7 @@ def test_a_loop_with_an_optimizer_that_the_model_was_not_compiled_with(
     assert int(other.iterations) <= steps.MOST_MOVES + 2
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("mode", LOOPS)
 def test_a_loop_counts_the_step_that_is_given(api, mode):
     model = scheduled(api)
@@ -233,6 +236,7 @@ def test_a_loop_counts_the_step_that_is_given(api, mode):
     np.testing.assert_allclose(losses - losses[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("replicas", [2, slow(4)])
 def test_a_loop_under_a_strategy(api, replicas):
     strategy = cases.mirrored(replicas)
@@ -254,6 +258,7 @@ def test_a_loop_under_a_strategy(api, replicas):
                 step()
 
 
+@KERAS_3_FIRST
 def test_gradients_may_be_taken_any_number_of_times_at_one_step(api):
     model = scheduled(api)
     model.optimizer.build(model.trainable_variables)
@@ -282,14 +287,13 @@ def test_a_function_that_returns_what_a_graph_would_keep_is_refused(api):
     counter = [0]
     model = scheduled(api)
     tfreg.remove_penalties(model)
-    tfreg.add_penalty(
-        model, PENALTY, schedule=RAMP, step=lambda: tf.constant(counter[0], tf.int64)
-    )
+    tfreg.add_penalty(model, PENALTY, schedule=RAMP, step=lambda: tf.constant(counter[0], tf.int64))
     assert float(model.losses[0]) == 0.0
     with pytest.raises(ValueError, match="a constant.*keep for ever"):
         model.fit(X, Y, verbose=0)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("way", ["compiled anew", "never used", "used before"])
 def test_an_optimizer_that_was_given_but_does_not_train(api, way):
     model = scheduled(api)
@@ -348,6 +352,7 @@ def test_an_optimizer_that_leaves_the_counting_to_another(api):
     assert int(tf.convert_to_tensor(inner.iterations)) == 16
 
 
+@KERAS_3_FIRST
 def test_a_schedule_that_has_ended_may_stand_still(api):
     model = scheduled(api)
     model.fit(X, Y, batch_size=1, verbose=0)
@@ -394,6 +399,7 @@ def test_an_eager_train_step_need_not_train_at_once(api):
     assert int(tf.convert_to_tensor(model.optimizer.iterations)) == 5
 
 
+@pytest.mark.slow
 def test_a_function_that_trains_can_be_saved(api, tmp_path):
     class Trainer(tf.Module):
         def __init__(self, model):
@@ -414,6 +420,7 @@ def test_a_function_that_trains_can_be_saved(api, tmp_path):
     assert float(again.train(X, Y)) != first
 
 
+@KERAS_3_FIRST
 def test_second_derivatives_through_a_schedule(api):
     model = scheduled(api)
     model.optimizer.iterations.assign(2)
@@ -486,9 +493,7 @@ def test_a_step_goes_with_a_schedule(api):
 
 @pytest.mark.parametrize("returned", [0.5, 3, np.int64(3), [1, 2], tf.constant(1.0), None])
 def test_a_function_must_return_an_integer(api, returned):
-    model = tfreg.add_penalty(
-        cases.sequential(api), PENALTY, schedule=RAMP, step=lambda: returned
-    )
+    model = tfreg.add_penalty(cases.sequential(api), PENALTY, schedule=RAMP, step=lambda: returned)
     with pytest.raises(ValueError, match="`step` must return a scalar integer"):
         model.losses
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES, JOINT_CASES
-from marks import KERAS_3_FIRST, slow
+from marks import slow
 
 import tfreg
 
@@ -110,7 +110,7 @@ def with_normalization(api):
 
 # Half types round the activations of a batch and of its parts differently; penalties are of
 # float32 weights.
-@KERAS_3_FIRST
+@pytest.mark.slow
 @pytest.mark.parametrize("data_weight, tolerance", [slow(1.0, 5e-3), (0.0, 1e-5)])
 def test_devices_train_in_mixed_precision_with_loss_scaling(api, data_weight, tolerance):
     scaling = api.optimizers if api is keras else api.mixed_precision
@@ -256,7 +256,7 @@ def test_the_documented_step_scales_the_loss_where_the_optimizer_does():
         np.testing.assert_allclose(actual, weight, atol=5e-3)
 
 
-@pytest.mark.parametrize("penalized", [True, False])
+@pytest.mark.parametrize("penalized", [True, slow(False)])
 def test_neither_keras_has_xla_compile_the_step_of_several_devices(api, penalized):
     build = cases.penalized_in_every_way if penalized else cases.sequential
     with cases.mirrored(2).scope():

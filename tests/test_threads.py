@@ -6,6 +6,7 @@ import threading
 import keras
 import model_cases as cases
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
 
@@ -44,6 +45,7 @@ def test_penalties_are_built_called_and_saved_in_threads():
         np.testing.assert_allclose(result, results[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_models_of_both_kerases_train_in_threads():
     apis = [keras, tf_keras]
 

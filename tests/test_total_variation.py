@@ -33,9 +33,11 @@ def test_gradient_of_a_large_weight_is_the_differences_of_signs(axis, jit_compil
     penalty = tfreg.TotalVariation(1.0, axis)
     compute = tf.function(lambda w: tf.gradients(penalty(w), w)[0], jit_compile=jit_compile)
     expected = np.zeros_like(w)
-    views = [(w.ravel(), expected.reshape(-1), 0)] if axis is None else [
-        (w, expected, entry) for entry in np.atleast_1d(axis)
-    ]
+    views = (
+        [(w.ravel(), expected.reshape(-1), 0)]
+        if axis is None
+        else [(w, expected, entry) for entry in np.atleast_1d(axis)]
+    )
     for values, slope, along in views:
         signs = np.moveaxis(np.sign(np.diff(values, axis=along)), along, 0)
         np.moveaxis(slope, along, 0)[1:] += signs

@@ -107,7 +107,11 @@ def assert_alike(results):
 
 # Many layers in one model: a step takes little beside its trace. Those of tf_keras take longest.
 @KERAS_3_FIRST
-@pytest.mark.parametrize("layer_names", [list(LAYERS)[i::2] for i in range(2)], ids=range(2))
+@pytest.mark.parametrize(
+    "layer_names",
+    [list(LAYERS)[::4], slow(list(LAYERS)[1::2]), slow(list(LAYERS)[2::4])],
+    ids=range(3),
+)
 def test_every_layer_trains_alike_in_every_mode(api, layer_names):
     x, y = data(layer_names)
     results = {}
@@ -132,10 +136,12 @@ def away_from_zero(weight):
 
 
 TRAINED = [case for case in CASES if case.min_rank <= 4]
+FIRST = [case for case in TRAINED if case.is_first]
+OTHERS = [case for case in TRAINED if not case.is_first]
 
 
 @KERAS_3_FIRST
-@pytest.mark.parametrize("cases", [TRAINED[i::3] for i in range(3)], ids=range(3))
+@pytest.mark.parametrize("cases", [FIRST, slow(OTHERS[::2]), slow(OTHERS[1::2])], ids=range(3))
 def test_every_penalty_trains_alike_in_every_mode(api, cases):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 6, 6, 3)).astype("float32")
@@ -167,9 +173,9 @@ def test_a_step_moves_the_weights_by_the_penaltys_gradient(api):
     "policy, mode",
     [
         slow("float64", "xla"),
-        ("float16", "graph"),
+        slow("float16", "graph"),
         slow("bfloat16", "xla"),
-        ("mixed_float16", "xla"),
+        slow("mixed_float16", "xla"),
         ("mixed_float16", "graph"),
         ("mixed_bfloat16", "graph"),
     ],
@@ -229,7 +235,7 @@ def wide(api):
     return model, x, y
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_large_weights_train_alike_in_every_mode(api):
     results = []
     for mode in MODES:
@@ -260,7 +266,7 @@ def test_without_xla_everything_trains_with_one_warning(api, monkeypatch):
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_a_strategy_of_two_devices_gives_the_weights_of_one(api):
     strategy = mirrored(2)
     one, x, y = wide(api)

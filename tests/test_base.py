@@ -208,7 +208,7 @@ def test_get_resolves_what_either_keras_serializes(api):
     ],
 )
 def test_get_offers_the_nearest_names(identifier, nearest):
-    with pytest.raises(ValueError, match=f"`identifier` must name one of.*Nearest: .*{nearest}"):
+    with pytest.raises(ValueError, match=f"name of a penalty must be one of.*Nearest: .*{nearest}"):
         tfreg.get(identifier)
 
 

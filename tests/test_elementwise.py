@@ -117,33 +117,140 @@ def test_a_class_that_is_defined_again_takes_the_place_of_the_first():
     assert float(first(1.0)(tf.ones([2]))) == 2.0 and float(second(1.0)(tf.ones([2]))) == 4.0
 
 
-def test_a_name_of_tfregs_own_is_refused():
-    with pytest.raises(ValueError, match="another name.*GroupLasso"):
+LINE = {"f": lambda w: w, "df": lambda w: tf.ones_like(w)}
 
-        @tfreg.register
-        class GroupLasso(tfreg.Elementwise):
-            def f(w):
-                return w
 
-            def df(w):
-                return w
+def named(name, module, **body):
+    return type(name, (tfreg.Elementwise,), {**LINE, "__module__": module, **body})
+
+
+@pytest.mark.parametrize("name", ["GroupLasso", "Mcp"])
+def test_a_name_of_tfregs_own_is_refused(name):
+    with pytest.raises(ValueError, match="another name.*GroupLasso|another name.*MCP"):
+        tfreg.register(named(name, "users"))
+
+
+def test_a_name_of_another_library_is_refused():
+    tfreg.register(named("Line", "library_a"))
+    with pytest.raises(ValueError, match="another name.*library_a"):
+        tfreg.register(named("Line", "library_b"))
+    with pytest.raises(ValueError, match="name that tf_keras.regularizers does not have.*L2"):
+        tfreg.register(named("L2", "users"))
+    l2 = {"class_name": "L2", "config": {"l2": 0.5}}
+    assert isinstance(tf_keras.regularizers.get(l2), tf_keras.regularizers.L2)
+
+
+def test_a_subclass_with_another_f_has_no_prox_of_the_old_one():
+    class Quartic(tfreg.BoxPenalty):
+        def f(w, lower, upper):
+            return w**4
+
+        def df(w, lower, upper):
+            return 4.0 * w**3
+
+    with pytest.raises(NotImplementedError):
+        Quartic().prox(tf.ones([2]), 0.1)
+
+
+def test_a_value_of_ones_own_is_not_taken_for_a_sum():
+    class Root(tfreg.BoxPenalty):
+        def compute_value(self, tensor, layout):
+            return tf.sqrt(super().compute_value(tensor, layout))
+
+    layers = [keras.layers.Dense(2, use_bias=False), keras.layers.Dense(2, use_bias=False)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    for layer in layers:
+        layer.kernel.assign(3.0 * tf.ones([2, 2]))
+    tfreg.add_penalty(model, Root(1.0, -1.0, 1.0))
+    np.testing.assert_allclose(model.losses, [8.0])
 
 
 @pytest.mark.parametrize(
     "body, message",
     [
-        ({"f": lambda w: w}, "must define.*`df"),
+        ({"f": lambda w: w}, "`f` and `df` together"),
         ({"f": lambda w, a: w, "df": lambda w: w}, "same further parameters"),
         (
             {"f": lambda w: w, "df": lambda w: w, "argmin": lambda w, strength, a: w},
             "same further parameters",
         ),
         ({"f": lambda w, a: w, "df": lambda w, a: w}, r"constructor.*\['a'\]"),
+        ({"argmin": lambda w, strength: w}, "must define"),
+        (
+            {"f": lambda w, weight: w, "df": lambda w, weight: w},
+            r"other names.*Received: \['weight'\]",
+        ),
+        ({"f": lambda self, w: w, "df": lambda self, w: w}, r"no `self`.*Received: \['w'\]"),
+        ({"_value": lambda self, tensor, layout: 0.0}, "`_value` of Wrong is now called"),
     ],
 )
 def test_a_class_that_cannot_work_is_refused_as_it_is_made(body, message):
     with pytest.raises(TypeError, match=message):
         type("Wrong", (tfreg.Elementwise,), body)
+
+
+def test_a_subclass_must_change_f_and_df_together():
+    with pytest.raises(TypeError, match="`f` and `df` together"):
+        type("Wrong", (tfreg.MCP,), {"f": lambda w, threshold: w})
+    with pytest.raises(TypeError, match="same further parameters"):
+        type("Wrong", (tfreg.MCP,), {"argmin": lambda w, strength: w})
+
+
+@pytest.mark.parametrize("name", ["f", "df"])
+def test_what_has_not_the_shape_of_the_weight_is_refused(name):
+    wrong = named("Wrong", "users", **{name: lambda w: tf.reduce_max(w)})
+    with pytest.raises(ValueError, match=f"`{name}` of Wrong must return.*shape of `w`"):
+        value_and_gradient(wrong(), tf.ones([3, 2]))
+
+
+def test_without_f_a_class_says_what_it_lacks():
+    class Nothing(tfreg.Elementwise):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"must define `f\(w, ...\)`"):
+        Nothing()(tf.ones([2]))
+
+
+def test_an_array_does_not_repeat_a_weight_of_unknown_shape():
+    penalty = tfreg.Quadratic(2.0, center=[1.0, 2.0, 3.0])
+    unknown = tf.TensorSpec([None], tf.float32)
+    value = tf.function(penalty, input_signature=[unknown])
+    prox = tf.function(lambda w: penalty.prox(w, 1.0), input_signature=[unknown])
+    np.testing.assert_allclose(value(tf.zeros([3])), 14.0)
+    for function in (value, prox):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must broadcast to the weight"):
+            function(tf.zeros([1]))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: tfreg.MCP(threshold=1e-46),
+        lambda: tfreg.MCP(threshold=1e39),
+        lambda: tfreg.GroupMCP(threshold=1e-40),
+        lambda: tfreg.SCAD(knee=1.0, threshold=1.0 + 1e-9),
+        lambda: tfreg.Quadratic(center=1e39),
+        lambda: tfreg.Quadratic(precision=[1.0, 1e39]),
+    ],
+)
+def test_what_float32_does_not_hold_is_refused(build):
+    with pytest.raises(ValueError, match="in float32 too"):
+        build()
+
+
+@pytest.mark.parametrize("knee, threshold", [(1.0, 1e8), (1e-3, 1e4), (1.0, 1.0001)])
+def test_scad_loses_no_digits(knee, threshold):
+    penalty = tfreg.SCAD(1.0, knee, threshold)
+    middle = 0.5 * (knee + min(threshold, 20.0 * knee))
+    for w in (0.5 * knee, 2.0 * knee, middle, 10.0 * knee, 2.0 * threshold):
+        exact = penalty(tf.constant([w], tf.float64))
+        np.testing.assert_allclose(penalty(tf.constant([w], tf.float32)), exact, rtol=1e-6)
+
+
+def test_a_weight_of_precision_0_is_free_even_of_an_infinite_strength():
+    penalty = tfreg.Quadratic(1e30, center=[1.0, 1.0], precision=[0.0, 1.0])
+    shrunk = penalty.prox(tf.constant([5.0, 5.0]), 1e30)
+    np.testing.assert_allclose(shrunk, [5.0, 1.0])
 
 
 def test_an_array_is_kept_exactly_and_must_fit(api, tmp_path):
@@ -176,11 +283,15 @@ def test_an_array_is_kept_exactly_and_must_fit(api, tmp_path):
         ([[1.0], [1.0, 2.0]], TypeError),
         ([10**400], ValueError),
         ([np.nan], ValueError),
+        (np.array([1 + 2j]), TypeError),
+        (np.array(["2020-01-01"], "datetime64[D]"), TypeError),
     ],
     ids=repr,
 )
 def test_what_is_no_array_of_finite_numbers_is_refused(center, error):
-    with pytest.raises(error, match="`center` must be a finite number, or an array of those. Rec"):
+    with pytest.raises(
+        error, match="`center` must be a finite number, in float32 too, or an array.*Rec"
+    ):
         tfreg.Quadratic(center=center)
 
 

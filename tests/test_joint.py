@@ -123,6 +123,14 @@ def test_what_is_not_finite_reaches_the_value_and_its_own_group_alone(bad):
     assert np.isnan(gradients[1][0]).all() and np.isfinite(gradients[1][1]).all()
 
 
+def test_beyond_the_threshold_even_an_infinite_norm_has_the_slope_0():
+    penalty = tfreg.Joint(tfreg.GroupMCP(0.5, 2.0, size_weighted=False))
+    first, second = np.array([[np.inf, 0.6]]), np.array([[1.0, 0.8]])
+    value, gradients = value_and_gradients(penalty, constants([first, second]))
+    np.testing.assert_allclose(value, 0.5 * (1.0 + 0.75))
+    np.testing.assert_allclose(gradients, [[[0.0, 0.15]], [[0.0, 0.2]]], rtol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_value_and_gradients_do_not_overflow_or_vanish(scale):
     case = JOINT_CASES[0]

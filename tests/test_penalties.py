@@ -59,6 +59,13 @@ def test_every_public_penalty_is_in_the_tables():
         for table, (needed, there) in tables.items()
         for penalty in sorted(needed - set(map(type, there)), key=str)
     ]
+    missing += [
+        f"{type(row.cases[0].penalty).__name__}: add values of {name!r} to the `choices` of its row"
+        for row in TABLE
+        if not isinstance(row.cases[0].penalty, tfreg.Prior)
+        for name in row.cases[0].penalty.get_config()
+        if name not in ("factor", *row.choices)
+    ]
     assert not missing, "\n".join(missing)
 
 

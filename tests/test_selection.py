@@ -111,6 +111,7 @@ def stranger(api):
         (lambda api, m: lambda layer, weight: False, ValueError, "none matches.*conv/kernel"),
         (lambda api, m: [], TypeError, r"non-empty list.*\[\]"),
         (lambda api, m: 3, TypeError, "`weights` must be None.*3"),
+        (lambda api, m: tfreg.schedules.CubicRamp(0, 9), TypeError, "`weights` must be.*CubicRamp"),
         (lambda api, m: m.get_layer("conv"), TypeError, "`weights` must be.*list of layers"),
         (lambda api, m: m.get_layer("conv").kernel, TypeError, "`weights` must be.*list"),
         (lambda api, m: ["conv", 3], TypeError, "must consist of layers.*3"),

@@ -4,6 +4,8 @@ import difflib
 import inspect
 import math
 import numbers
+import sys
+import types
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeGuard
@@ -11,6 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
+FLOAT32_TINY = 2.0**-126
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -39,15 +42,20 @@ def check_non_negative(name: str, value: object) -> float:
 
 
 def check_positive(name: str, value: object) -> float:
-    return check_number(name, value, "a finite number > 0", lambda number: number > 0)
+    """Returns `value` as a float, if it is finite and not 0 in float32 either."""
+    expected = "a finite number > 0, in float32 too"
+    return check_number(name, value, expected, lambda n: FLOAT32_TINY <= n <= FLOAT32_MAX)
 
 
 def check_array(name: str, value: object, least: float = -math.inf) -> float | np.ndarray:
-    """Returns `value` as a float or a float64 array, if its numbers are finite and >= `least`."""
+    """Returns `value` as a float or a float64 array.
+
+    Its numbers must be >= `least`, and finite in float32 too.
+    """
     expected = "a finite number" if least == -math.inf else f"a finite number >= {least:g}"
-    expected += ", or an array of those"
+    expected += ", in float32 too, or an array of those"
     if isinstance(value, numbers.Number):
-        return check_number(name, value, expected, lambda number: number >= least)
+        return check_number(name, value, expected, lambda n: least <= n and abs(n) <= FLOAT32_MAX)
     received = f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
     try:
         # NumPy takes True and "1" for numbers.
@@ -58,7 +66,7 @@ def check_array(name: str, value: object, least: float = -math.inf) -> float | n
         raise ValueError(received) from error
     except (TypeError, ValueError) as error:
         raise TypeError(received) from error
-    if not (np.isfinite(array).all() and (array >= least).all()):
+    if not ((np.abs(array) <= FLOAT32_MAX) & (array >= least)).all():
         raise ValueError(received)
     return array
 
@@ -67,8 +75,8 @@ def _is_of_numbers(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_of_numbers, value))
     if isinstance(value, numbers.Number):
-        return not isinstance(value, (bool, np.bool_))
-    return np.asarray(value).dtype.kind not in "bSUO"
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return np.asarray(value).dtype.kind in "iufV"  # V for bfloat16
 
 
 def broadcasts_to(shape: Sequence[int], weight_shape: Sequence[int | None]) -> bool:
@@ -92,16 +100,20 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The end of a message on an unknown `name`: which of the `known` ones are like it."""
+    """The end of a message about an unknown `name`: the `known` names that resemble it."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
     return f". Nearest: {near}" if near else ""
 
 
 def warn_deprecated(use: str, instead: str) -> None:
     """Warns that a `use` of tfreg will stop working, and says what to do `instead`."""
-    # Python hides a DeprecationWarning that no script of the user's own raises.
+    frame: types.FrameType | None = sys._getframe(1)
+    stack_level = 2
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("tfreg."):
+        frame, stack_level = frame.f_back, stack_level + 1
+    # Python shows a DeprecationWarning only if `__main__` triggers it.
     message = f"{use}: a later release of tfreg will not accept it. {instead}."
-    warnings.warn(message, FutureWarning, stacklevel=3)
+    warnings.warn(message, FutureWarning, stacklevel=stack_level - 1)
 
 
 def check_arguments(cls: type, config: Any) -> dict[str, Any]:

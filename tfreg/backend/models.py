@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from tfreg.backend.apis import Layer, Model, is_input, keras
@@ -31,8 +31,19 @@ def own_weights(layer: Layer) -> list[Weight]:
 
 
 def trainable_weights(model: Model) -> list[Weight]:
-    """The weights of `model` that are not frozen."""
-    return distinct(map(whole_weight, model.trainable_weights))
+    """The weights of `model` that are not frozen; none of a model in it that is not built."""
+    try:
+        weights = model.trainable_weights
+    except ValueError:  # tf_keras asks each model in it, and one that is not built raises
+        weights = list(_trained_in(model))
+    return distinct(map(whole_weight, weights))
+
+
+def _trained_in(layer: Layer) -> Iterator[Weight]:
+    if layer.trainable:
+        yield from layer._trainable_weights
+        for sublayer in sublayers(layer):
+            yield from _trained_in(sublayer)
 
 
 def distinct(values: Iterable[_T]) -> list[_T]:

@@ -1,11 +1,12 @@
 """Configs: what a saved model may name, and loading it without running code from the file."""
 
 import copy
+import inspect
 import sys
 import types
 from typing import Any, TypeVar
 
-from tfreg.backend.apis import keras, tf_keras
+from tfreg.backend.apis import Regularizer, keras, tf_keras
 
 PACKAGE = "tfreg"
 # The config key that marks objects of tf_keras.
@@ -26,10 +27,21 @@ def register(cls: _Class) -> _Class:
 
 
 def register_regularizer(cls: _Class) -> _Class:
-    """`register`, for .h5 files too."""
+    """`register`, for .h5 files too.
+
+    Raises:
+        ValueError: if tf_keras itself has something of the name.
+    """
     # tf_keras writes a class into .h5 files by its bare name, and looks that up among its own
     # regularizers. Its table of custom objects would shadow the user's classes of that name.
-    setattr(sys.modules[tf_keras.regularizers.Regularizer.__module__], cls.__name__, cls)
+    regularizers = sys.modules[tf_keras.regularizers.Regularizer.__module__]
+    known = getattr(regularizers, cls.__name__, cls)
+    if not (inspect.isclass(known) and issubclass(known, Regularizer)):
+        raise ValueError(
+            "Argument `cls` must have a name that tf_keras.regularizers does not have. "
+            f"Received: {cls!r}"
+        )
+    setattr(regularizers, cls.__name__, cls)
     return register(cls)
 
 

@@ -23,6 +23,15 @@ def eager_constants(numbers: Mapping[str, Any], dtype: tf.DType) -> dict[str, tf
         return {name: tf.constant(number, dtype) for name, number in numbers.items()}
 
 
+def not_broadcast(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """`x`, which must have the shape of `w`: an axis of `w` of length 1 could be repeated in it."""
+    if w.shape.is_fully_defined():
+        return x
+    message = "The arrays of a penalty must broadcast to the weight's shape."
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x), tf.shape(w), message)]):
+        return tf.identity(x)
+
+
 def saturate_cast(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Casts `x` to `dtype`: finite numbers stay finite, infinity and NaN stay what they are."""
     largest = float(dtype.max)

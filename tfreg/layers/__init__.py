@@ -2,7 +2,8 @@
 
 from tfreg.layers.built_in import register_built_in
 from tfreg.layers.registry import register
+from tfreg.layout import Layout
 
-__all__ = ["register"]
+__all__ = ["Layout", "register"]
 
 register_built_in()

@@ -31,7 +31,7 @@ def add_penalty(
 
     It is what `Model.add_loss` should be for weights: the penalty counts once in `fit`,
     `evaluate`, `train_on_batch` and loops of your own that read `model.losses`, on one device or
-    under `tf.distribute`; it is in the `.keras` file; and the next step of a compiled model
+    under `tf.distribute`; it is saved with the model; and the next step of a compiled model
     includes it. (A compiled model around this one must be compiled anew.) The model changes in
     place: its class becomes a subclass of its own, of the same name, which saves the penalties. On
     each layer the names of `GroupLasso.axis` mean what they say: see `tfreg.layers`.

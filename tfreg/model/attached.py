@@ -160,7 +160,7 @@ def get_penalties(model: Model) -> list[AttachedPenalty]:
 
 def total_value(model: Model) -> tf.Tensor:
     """The sum of all penalties on the weights of `model` now, regularizers of Keras included."""
-    values = [entry.value() for entry in _entries(model)]
+    values = [entry.value() for entry in _entries(model) if entry.weights is not None]
     return terms.sum_of(values) if values else tf.zeros([])
 
 

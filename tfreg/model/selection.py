@@ -8,6 +8,7 @@ from tfreg import backend
 from tfreg.checks import check_config, is_int, nearest, warn_deprecated
 from tfreg.inventory import Layer, Model, Variable, Weight, walk
 from tfreg.model.contents import Contents
+from tfreg.schedules import CubicRamp
 
 
 class Place(NamedTuple):
@@ -49,7 +50,9 @@ class Selection:
             # Input layers, which `model.layers` lists, have no weights and no place.
             entries = [entry for entry in weights if not backend.is_input(entry)]
             return cls([_place_of(contents, entry) for entry in _without_shards(entries)])
-        if callable(weights) and not backend.is_layer(weights) and not backend.is_variable(weights):
+        is_something_else = backend.is_schedule(weights) or isinstance(weights, CubicRamp)
+        is_something_else |= backend.is_layer(weights) or backend.is_variable(weights)
+        if callable(weights) and not is_something_else:
             return cls(weights)
         raise TypeError(
             "Argument `weights` must be None, a regular expression, a function of (layer, weight), "
@@ -168,9 +171,9 @@ def _matching(contents: Contents, pattern: str) -> list[Weight]:
     matching = [weight for weight in contents.weights if re.search(pattern, weight.scoped_path)]
     if matching:
         warn_deprecated(
-            f"The pattern weights={pattern!r} matches the attribute `path` that Keras 3 gives "
-            "weights when they are made",
-            f"Match the paths of the layers' names, here {[weight.path for weight in matching]}",
+            f"The pattern weights={pattern!r} matches the names that the layers had when they made "
+            "their weights, which is deprecated",
+            f"Match the layers' names as they are now: {[weight.path for weight in matching]}",
         )
     return matching
 

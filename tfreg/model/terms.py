@@ -47,7 +47,7 @@ def check_fit(contents: Contents, term: Term) -> None:
         _value(contents, term, variables)
     else:  # the value would compile its kernels
         for variable in variables:
-            term.penalty._checked(variable, contents.layouts.get(id(variable)))
+            term.penalty.checked(variable, contents.layouts.get(id(variable)))
 
 
 def losses_of(model: Model, terms: list[Term]) -> list[tf.Tensor]:

@@ -24,6 +24,16 @@ StepSize: TypeAlias = float | tf.Tensor
 P = TypeVar("P", bound="Penalty")
 
 
+# What release 0.5 called the methods that a subclass defines.
+_FORMER_NAMES = {
+    "_value": "compute_value",
+    "_prox": "compute_prox",
+    "_check": "check_weight",
+    "_joint_value": "compute_joint_value",
+    "_check_joint": "check_joint",
+}
+
+
 class Penalty(ReadOnly, backend.Regularizer):
     """A strength times a function of a weight tensor, as a regularizer of either Keras.
 
@@ -39,12 +49,13 @@ class Penalty(ReadOnly, backend.Regularizer):
     A subclass takes its arguments in `__init__`, keeps each as an attribute of the same name, and
     defines
 
-    - `compute_value(tensor, layout)`.
-    - `compute_prox(tensor, layout, step_size)`, if that has a closed form.
-    - `check_weight(shape, layout, weight_name)`, which raises, if some weights cannot be penalized.
+    - `compute_value(tensor, layout)`: the value at a dense tensor. The `layout`, a
+      `tfreg.layers.Layout`, tells what its axes mean.
+    - `compute_prox(tensor, layout, step_size)`: the proximal operator, if it has a closed form.
+    - `check_weight(shape, layout, weight_name)`, to refuse weights of some shapes.
     - `compute_joint_value(tensors, layouts, names)` and `check_joint()`, if it couples weights;
       `compute_joint_prox(tensors, layouts, names, step_size)`, if that has a closed form.
-    - `is_additive = True`, if its value at a stack of weights is the sum of theirs; a class that
+    - `is_additive = True`, if its value at a stack of weights is the sum of theirs. A class that
       overrides `compute_value` must set it again.
 
     Arguments are read-only once the penalty is made.
@@ -73,6 +84,9 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for former, name in _FORMER_NAMES.items():
+            if former in vars(cls):
+                raise TypeError(f"`{former}` of {cls.__name__} is now called `{name}`.")
         if "compute_value" in vars(cls) and "is_additive" not in vars(cls):
             cls.is_additive = False
 
@@ -107,7 +121,7 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     def value_on(self, weight: WeightLike, layout: Layout | None) -> tf.Tensor:
         """The value at a `weight` whose axes mean what `layout` says; None goes by position."""
-        tensor, layout = self._checked(weight, layout)
+        tensor, layout = self.checked(weight, layout)
         return backend.loss_value(self.compute_value(tensor, layout), weight)
 
     def values_on(
@@ -119,7 +133,7 @@ class Penalty(ReadOnly, backend.Regularizer):
         """
         alike: dict = {}
         for weight, layout in zip(weights, layouts):
-            tensor, layout = self._checked(weight, layout)
+            tensor, layout = self.checked(weight, layout)
             alike.setdefault((tuple(tensor.shape), tensor.dtype, layout), []).append(tensor)
         values = []
         for (_, _, layout), tensors in alike.items():
@@ -163,10 +177,11 @@ class Penalty(ReadOnly, backend.Regularizer):
     @tf.autograph.experimental.do_not_convert
     def prox_on(self, weight: WeightLike, layout: Layout | None, step_size: StepSize) -> tf.Tensor:
         """Like `prox`, with axes that mean what `layout` says; None goes by position."""
-        tensor, layout = self._checked(weight, layout)
+        tensor, layout = self.checked(weight, layout)
         return self.compute_prox(tensor, layout, check_step_size(step_size, tensor.dtype))
 
-    def _checked(self, weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
+    def checked(self, weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
+        """`weight` as a tensor, with its layout, if the penalty can apply to it."""
         tensor, layout = with_layout(weight, layout)
         self.check_weight(tensor.shape, layout, backend.weight_name(weight))
         return tensor, layout
@@ -180,7 +195,9 @@ class Penalty(ReadOnly, backend.Regularizer):
         )
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has no proximal operator.")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no proximal operator in closed form. Use it in the loss."
+        )
 
     def check_joint(self) -> None:
         """Raises a ValueError if the penalty does not couple weights."""
@@ -217,7 +234,16 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     def _arguments(self) -> dict[str, Any]:
         """The constructor's arguments that make the same penalty."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: self._argument(name) for name in inspect.signature(type(self)).parameters}
+
+    def _argument(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError as error:
+            raise AttributeError(
+                f"{type(self).__name__} must keep the argument `{name}` as its attribute `{name}`, "
+                "and call `super().__init__(factor)`."
+            ) from error
 
     def __add__(self, other: Regularizer) -> "Penalty":
         return _sum_of(self, other)

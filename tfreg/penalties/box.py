@@ -66,12 +66,15 @@ class BoxPenalty(Elementwise):
                 f"Received: lower={lower!r}, upper={upper!r}"
             )
 
+    @staticmethod
     def f(w: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
         return tf.square(_violation(w, lower, upper))
 
+    @staticmethod
     def df(w: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
         return 2.0 * _violation(w, lower, upper)
 
+    @staticmethod
     def argmin(w: tf.Tensor, strength: tf.Tensor, lower: Bound, upper: Bound) -> tf.Tensor:
-        """`w - 2 s / (1 + 2 s) (w - clip(w))` for the strength s, also where that is infinite"""
+        """`w - 2 s / (1 + 2 s) (w - clip(w))` for the strength s, also where that is infinite."""
         return w - share(2.0 * strength) * _violation(w, lower, upper)

@@ -9,10 +9,13 @@ import tensorflow as tf
 
 from tfreg.checks import broadcasts_to
 from tfreg.compute.kernels import Kernel, compiled, kernel
-from tfreg.compute.numerics import accumulation_dtype, eager_constants
+from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, StepSize
+
+# What compiled functions call arguments of their own.
+_TAKEN = {"w", "weight", "factor", "upstream", "strength", "kept"}
 
 
 class Elementwise(Penalty):
@@ -30,16 +33,18 @@ class Elementwise(Penalty):
     - `argmin(w, strength, ...)`, where that has a closed form: the proximal operator
       `argmin_x 1/2 (x - w)^2 + strength * f(x)` of each entry.
 
-    NaN must stay NaN in all three. If `f` has a limit at infinity, it must be that limit there, and
-    `df` 0.
+    They are static methods; the decorator may be left out. All return a tensor of the shape of `w`,
+    and keep NaN. If `f` has a finite limit at infinity, it returns that limit there, and `df`
+    returns 0.
 
     Args:
         factor: the strength, a finite number >= 0.
 
     Raises:
-        TypeError: when a subclass is made, if its methods do not have the same parameters, or its
-            constructor lacks one of them.
-        ValueError: when called, if an array does not broadcast to the weight's shape.
+        TypeError: when a subclass is made, if it has only one of `f` and `df`, if its methods do
+            not have the same parameters, or if its constructor lacks one of them.
+        ValueError: when called, if an array does not broadcast to the weight's shape, or a method
+            returns another shape.
 
     Example:
 
@@ -64,6 +69,7 @@ class Elementwise(Penalty):
     is_additive = True
     _kernel: Any = None
     _operator: Any = None
+    argmin: Any = None
     _parameter_names: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -72,19 +78,24 @@ class Elementwise(Penalty):
         for name, function in stated.items():
             if inspect.isfunction(function):
                 setattr(cls, name, staticmethod(function))
-        if "f" in stated or "df" in stated:
-            cls._parameter_names = _common_parameters(cls)
+        if not stated:
+            return
+        if ("f" in stated) != ("df" in stated):
+            raise TypeError(f"{cls.__name__} must define `f` and `df` together.")
+        if "argmin" not in stated:
+            cls.argmin = cls._operator = None  # of another penalty
+        cls._parameter_names = _common_parameters(cls)
+        if "f" in stated:
             cls._kernel = _kernel_of(cls)
         if "argmin" in stated:
-            cls._operator = compiled(_named(cls.argmin, f"{cls.__name__}_prox"))
-        cls.is_additive = True
+            cls._operator = compiled(_entrywise(cls, "argmin"))
 
     def __init__(self, factor: float = 0.01) -> None:
         super().__init__(factor)
 
     def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         for name in self._parameter_names:
-            value = getattr(self, name)
+            value = self._argument(name)
             if isinstance(value, np.ndarray) and not broadcasts_to(value.shape, shape):
                 raise ValueError(
                     f"Argument `{name}` must broadcast to the weight's shape. Received: an array "
@@ -93,7 +104,9 @@ class Elementwise(Penalty):
 
     def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         if self._kernel is None:
-            return super().compute_value(tensor, layout)
+            raise NotImplementedError(
+                f"{type(self).__name__} must define `f(w, ...)` and `df(w, ...)`."
+            )
         return self._kernel(tensor, factor=self.factor, **self._parameters(tensor))
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
@@ -104,41 +117,59 @@ class Elementwise(Penalty):
 
     def _parameters(self, tensor: tf.Tensor) -> dict[str, Any]:
         """The further parameters of `f`: arrays as tensors, whose values are not compiled in."""
-        values = {name: getattr(self, name) for name in self._parameter_names}
+        values = {name: self._argument(name) for name in self._parameter_names}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         return values | eager_constants(arrays, accumulation_dtype(tensor.dtype))
 
 
 def _kernel_of(cls: Any) -> Kernel:
-    f, df = cls.f, cls.df
-    summed = kernel(_named(lambda w, **parameters: total(f(w, **parameters)), cls.__name__))
-    summed.gradient(lambda w, **parameters: df(w, **parameters))
-    return summed
+    f = _entrywise(cls, "f")
+
+    def summed(w: tf.Tensor, **parameters: Any) -> tf.Tensor:
+        return total(f(w, **parameters))
+
+    summed.__name__ = cls.__name__
+    result: Kernel = kernel(summed)
+    result.gradient(_entrywise(cls, "df"))
+    return result
 
 
-def _named(function: Callable, name: str) -> Callable:
-    """`function` under the `name` that its graphs bear."""
+def _entrywise(cls: Any, name: str) -> Callable[..., tf.Tensor]:
+    """The method `name` of `cls`, which must return a tensor of the shape of its first argument."""
+    method = getattr(cls, name)
 
-    def named(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def entrywise(w: tf.Tensor, **parameters: Any) -> tf.Tensor:
+        result = tf.convert_to_tensor(method(w, **parameters), w.dtype)
+        if result.shape.rank != w.shape.rank or not result.shape.is_compatible_with(w.shape):
+            raise ValueError(
+                f"`{name}` of {cls.__name__} must return a tensor of the shape of `w`. Received: "
+                f"the shape {tuple(result.shape)} for `w` of shape {tuple(w.shape)}"
+            )
+        return not_broadcast(result, w)
 
-    named.__name__ = name
-    return named
+    entrywise.__name__ = f"{cls.__name__}_{name}"
+    return entrywise
 
 
 def _common_parameters(cls: type) -> tuple[str, ...]:
     """The further parameters of `f`, which `df` and `argmin` must have too."""
     leading = {"f": 1, "df": 1, "argmin": 2}
     parameters = {
-        name: tuple(inspect.signature(getattr(cls, name)).parameters)[count:]
+        name: tuple(inspect.signature(method).parameters)[count:]
         for name, count in leading.items()
-        if hasattr(cls, name)
+        if (method := getattr(cls, name, None)) is not None
     }
-    if "f" not in parameters or "df" not in parameters or len(set(parameters.values())) > 1:
+    if "f" not in parameters or len(set(parameters.values())) > 1:
         raise TypeError(
             f"{cls.__name__} must define `f(w, ...)` and `df(w, ...)`, and may define "
             "`argmin(w, strength, ...)`, all with the same further parameters. "
             f"Received: {parameters}"
+        )
+    taken = _TAKEN & set(parameters["f"])
+    if taken:
+        raise TypeError(
+            f"`f` of {cls.__name__} takes the weight first, no `self`, and further parameters of "
+            f"other names than {sorted(_TAKEN)}. Received: {sorted(taken)}"
         )
     missing = set(parameters["f"]) - set(inspect.signature(cls).parameters)
     if missing:

@@ -26,7 +26,7 @@ from tfreg.runs import Runs
 
 
 def _relative(norms: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """The norms over the groups' weights: the root mean squares"""
+    """The norms over the groups' weights: the root mean squares."""
     return norms / tf.maximum(weights, 1.0)  # empty groups have the weight 0
 
 
@@ -62,7 +62,7 @@ def _(
 def _shrinkage(
     norms: tf.Tensor, weights: tf.Tensor, strength: tf.Tensor, threshold: tf.Tensor
 ) -> tf.Tensor:
-    """The factor by which `MCP.argmin` scales `norms / weights`"""
+    """The factor by which `MCP.argmin` scales `norms / weights`."""
     before = _relative(norms, weights)
     after = MCP.argmin(before, strength, threshold)
     is_same, one = tf.equal(before, after), tf.ones_like(after)  # also at 0 and infinity

@@ -34,8 +34,10 @@ def group_norms(w: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor
 
 @group_norms.pullback
 def _(w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor:
-    """`upstream_g w_g / ||w_g||_2`"""
-    return groups.scale(groups.grid_of(upstream, w), groups.direction(w, roots=kept))
+    """`upstream_g w_g / ||w_g||_2`; 0 where `upstream_g` is, also for an infinite norm"""
+    slopes = groups.spread(groups.grid_of(upstream, w), w)
+    direction = groups.direction(w, roots=kept)
+    return tf.where(tf.equal(slopes, 0.0), tf.zeros_like(w), slopes * direction)
 
 
 # In a matrix with a row for each weight and a column for each tied group: the columns.

@@ -39,13 +39,16 @@ class MCP(Elementwise):
         super().__init__(factor)
         self.threshold = check_positive("threshold", threshold)
 
+    @staticmethod
     def f(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         t = tf.minimum(tf.abs(w), threshold)
         return t - 0.5 * t * (t / threshold)
 
+    @staticmethod
     def df(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         return tf.sign(w) * tf.maximum(1.0 - tf.abs(w) / threshold, 0.0)
 
+    @staticmethod
     def argmin(w: tf.Tensor, strength: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
         """Firm thresholding; where the objective is not convex, hard thresholding."""
         t = tf.abs(w)

@@ -9,26 +9,17 @@ import tensorflow as tf
 from tfreg import backend, distributions, traits
 from tfreg.checks import broadcasts_to, check_number
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import accumulation_dtype, eager_constants, share
+from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast, share
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import Penalty, StepSize
 from tfreg.penalties.registry import register
 
 
-def _not_repeated(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-    """`x` if it has the shape of `w`: an axis of `w` of length 1 could have been broadcast."""
-    if w.shape.is_fully_defined():
-        return x
-    message = "The batch shape of a Prior's distribution must broadcast to the weight's shape."
-    with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x), tf.shape(w), message)]):
-        return tf.identity(x)
-
-
 def _log_density(
     w: tf.Tensor, recipe: distributions.Recipe, numbers: dict[str, tf.Tensor]
 ) -> tf.Tensor:
-    return _not_repeated(recipe.distribution(numbers).log_prob(w), w)
+    return not_broadcast(recipe.distribution(numbers).log_prob(w), w)
 
 
 def _flat(
@@ -87,7 +78,7 @@ def _(
 @compiled
 def normal_prox(w: tf.Tensor, strength: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """`(w + t loc) / (1 + t)` for `t = strength / scale^2`, also where that is infinite"""
-    return _not_repeated(w - share(strength / scale / scale) * (w - loc), w)
+    return not_broadcast(w - share(strength / scale / scale) * (w - loc), w)
 
 
 @compiled
@@ -96,7 +87,7 @@ def laplace_prox(w: tf.Tensor, strength: tf.Tensor, loc: tf.Tensor, scale: tf.Te
     threshold = strength / scale
     distance = w - loc
     shrunk = tf.where(tf.abs(distance) <= threshold, loc, w - threshold * tf.sign(distance))
-    return _not_repeated(shrunk, w)
+    return not_broadcast(shrunk, w)
 
 
 PROXIMAL_OPERATORS = {"Normal": normal_prox, "Laplace": laplace_prox}

@@ -48,14 +48,17 @@ class Quadratic(Elementwise):
         self.center = check_array("center", center)
         self.precision = check_array("precision", precision, least=0.0)
 
+    @staticmethod
     def f(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
         return 0.5 * precision * (w - center) ** 2
 
+    @staticmethod
     def df(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
         return precision * (w - center)
 
+    @staticmethod
     def argmin(
         w: tf.Tensor, strength: tf.Tensor, center: tf.Tensor, precision: tf.Tensor
     ) -> tf.Tensor:
-        t = strength * precision
-        return w - share(t) * (w - center)
+        # A weight of precision 0 is free, even of an infinite strength.
+        return w - share(tf.math.multiply_no_nan(strength, precision)) * (w - center)

@@ -13,7 +13,7 @@ _CLASSES: dict[str, type] = {}
 
 
 def register(cls: type[T]) -> type[T]:
-    """Registers a penalty: saved models that hold one load, and `tfreg.get` knows its name.
+    """Registers a penalty, so that saved models and `tfreg.get` find it by its name.
 
     A process that loads such a model must import the module of the class first.
 
@@ -26,7 +26,8 @@ def register(cls: type[T]) -> type[T]:
 
     Raises:
         TypeError: if `cls` is not such a class.
-        ValueError: if tfreg itself has a penalty of its name.
+        ValueError: if another module has registered a penalty of its name, or tf_keras itself has
+            a regularizer of it.
 
     Example:
 
@@ -43,17 +44,15 @@ def register(cls: type[T]) -> type[T]:
     """
     if not (inspect.isclass(cls) and issubclass(cls, backend.Regularizer)):
         raise TypeError(f"Argument `cls` must be a subclass of tfreg.Penalty. Received: {cls!r}")
-    known = _CLASSES.get(cls.__name__, cls)
-    if known.__module__ != cls.__module__ and _is_own(known):
-        raise ValueError(
-            f"Argument `cls` must have another name than tfreg's own {known!r}. Received: {cls!r}"
-        )
+    for known in _CLASSES.values():
+        is_same_name = _snake_case(known.__name__) == _snake_case(cls.__name__)
+        if is_same_name and known.__module__ != cls.__module__:
+            raise ValueError(
+                f"Argument `cls` must have another name than {known!r}. Received: {cls!r}"
+            )
+    backend.register_regularizer(cls)
     _CLASSES[cls.__name__] = cls
-    return backend.register_regularizer(cls)
-
-
-def _is_own(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == backend.PACKAGE
+    return cls
 
 
 def get(identifier: str | dict[str, Any] | Callable[..., Any] | None) -> Any:
@@ -112,8 +111,8 @@ def class_named(name: str) -> Any:
     class_name = names.get(bare, bare)
     if class_name not in _CLASSES:
         raise ValueError(
-            f"Argument `identifier` must name one of {sorted(names)}. "
-            f"Received: {name!r}{nearest(_snake_case(bare), names, cutoff=0.3)}"
+            f"The name of a penalty must be one of {sorted(names)}; those of Keras are given as "
+            f"objects. Received: {name!r}{nearest(_snake_case(bare), names, cutoff=0.3)}"
         )
     return _CLASSES[class_name]
 

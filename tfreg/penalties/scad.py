@@ -1,16 +1,17 @@
 """SCAD: smoothly clipped absolute deviation, L1 up to a knee and constant beyond a threshold."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import check_positive
 from tfreg.penalties.elementwise import Elementwise
+from tfreg.penalties.mcp import MCP
 from tfreg.penalties.registry import register
 
 
-def _slope(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """The slope at `abs(w)`: 1 up to the knee, from there linear to 0 at the threshold."""
-    t = tf.clip_by_value(tf.abs(w), knee, threshold)
-    return (threshold - t) / (threshold - knee)
+def _excess(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
+    """By how much `abs(w)` exceeds the knee, up to the threshold."""
+    return tf.clip_by_value(tf.abs(w), knee, threshold) - knee
 
 
 @register
@@ -45,28 +46,34 @@ class SCAD(Elementwise):
         super().__init__(factor)
         self.knee = check_positive("knee", knee)
         self.threshold = check_positive("threshold", threshold)
-        if self.knee >= self.threshold:
+        if not np.float32(self.knee) < np.float32(self.threshold):
             raise ValueError(
-                "Argument `knee` must be below `threshold`. "
+                "Argument `knee` must be below `threshold`, in float32 too. "
                 f"Received: knee={knee!r}, threshold={threshold!r}"
             )
 
+    @staticmethod
     def f(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-        slope = _slope(w, knee, threshold)
-        return tf.minimum(tf.abs(w), knee) + 0.5 * (threshold - knee) * (1.0 - slope**2)
+        excess = _excess(w, knee, threshold)
+        return tf.minimum(tf.abs(w), knee) + MCP.f(excess, threshold - knee)
 
+    @staticmethod
     def df(w: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-        return tf.sign(w) * _slope(w, knee, threshold)
+        return tf.sign(w) * (1.0 - _excess(w, knee, threshold) / (threshold - knee))
 
+    @staticmethod
     def argmin(
         w: tf.Tensor, strength: tf.Tensor, knee: tf.Tensor, threshold: tf.Tensor
     ) -> tf.Tensor:
-        """Soft thresholding, a line, the identity; if that is not convex, a jump for the line."""
+        """Soft thresholding, then a line, then the identity.
+
+        Where the objective is not convex, a jump replaces the line.
+        """
         t, width = tf.abs(w), threshold - knee
         soft = tf.where(t <= strength, tf.zeros_like(w), w - tf.sign(w) * strength)
         is_convex = strength < width
-        rise = width / tf.where(is_convex, width - strength, width)
-        line = w - tf.sign(w) * (threshold - t) * (rise - 1.0)
+        slope = strength / tf.where(is_convex, width - strength, width)
+        line = w - tf.sign(w) * (threshold - t) * slope
         ends = knee + strength, threshold
         is_far = strength > knee + threshold
         jump = tf.where(

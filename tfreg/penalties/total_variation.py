@@ -163,6 +163,5 @@ class TotalVariation(Penalty):
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             "The proximal operator of the total variation has no closed form: it is the solution "
-            "of an optimization problem of its own. Use TotalVariation as a regularizer, or a "
-            "penalty that has a proximal operator: BoxPenalty, GroupLasso or SparseGroupLasso."
+            "of an optimization problem of its own. Use TotalVariation in the loss."
         )

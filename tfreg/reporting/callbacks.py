@@ -7,19 +7,21 @@ from tfreg.model.attached import total_value
 
 
 class PenaltyMetrics(backend.Callback):
-    """Adds the penalties on a model's weights, and the losses without them, to each epoch's logs.
+    """Adds the penalties on a model's weights to the logs of each epoch.
 
     `penalty = sum_k penalty_k(w)` at the end of the epoch
 
-    The other figures are `loss_without_penalty` and, with validation data,
-    `val_loss_without_penalty`: the loss minus `penalty`. Keras validates at the end of the epoch,
-    so that this one is exact. The training loss is the mean over the epoch, in which the penalty
-    may have changed.
+    With validation data, `val_loss_without_penalty` is the validation loss minus the penalties at
+    the weights that were validated. `History`, the progress line and `CSVLogger` show both figures.
+    List it before callbacks that read them, such as
+    `EarlyStopping(monitor="val_loss_without_penalty", mode="min")`, and before those that swap
+    weights for validation.
 
-    `History`, the progress line, `CSVLogger` and all callbacks that stand behind this one, such as
-    `EarlyStopping(monitor="val_loss_without_penalty", mode="min")`, see the figures. Penalties from
-    layers' arguments and from `tfreg.add_penalty` count, and regularizers of Keras. Activity
-    regularizers do not.
+    Penalties from layers' arguments and from `tfreg.add_penalty` count, and so do Keras's own
+    regularizers of weights. Activity regularizers do not.
+
+    Raises:
+        ValueError: at the end of an epoch, if the model has a metric named as one of the figures.
 
     Example:
 
@@ -29,13 +31,27 @@ class PenaltyMetrics(backend.Callback):
     >>> metrics = tfreg.callbacks.PenaltyMetrics()
     >>> history = model.fit(tf.ones([4, 2]), tf.ones([4, 1]), callbacks=[metrics], verbose=0)
     >>> sorted(history.history)
-    ['loss', 'loss_without_penalty', 'penalty']
+    ['loss', 'penalty']
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._penalty_of_validation = 0.0
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._penalty_of_validation = float(total_value(self.model))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
-        logs["penalty"] = float(total_value(self.model))
-        for name in ("loss", "val_loss"):
+        figures = {"penalty": float(total_value(self.model))}
+        if "val_loss" in logs:
+            without = float(logs["val_loss"]) - self._penalty_of_validation
+            figures["val_loss_without_penalty"] = without
+        for name, figure in figures.items():
             if name in logs:
-                logs[f"{name}_without_penalty"] = float(logs[name]) - logs["penalty"]
+                raise ValueError(
+                    f"PenaltyMetrics adds {name!r} to the logs, where a metric or a callback has "
+                    "that name already. Give the metric another one."
+                )
+            logs[name] = figure

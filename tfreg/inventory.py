@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
-import tensorflow as tf
-
 from tfreg import backend
 
-Model: TypeAlias = backend.keras.Model | backend.tf_keras.Model
-Layer: TypeAlias = backend.keras.layers.Layer | backend.tf_keras.layers.Layer
-Variable: TypeAlias = backend.keras.Variable | tf.Variable | backend.ShardedVariable
+Model: TypeAlias = backend.Model
+Layer: TypeAlias = backend.Layer
+Variable: TypeAlias = backend.Weight
 # A layer with its place in a model and the names of the layers around it.
 Located: TypeAlias = tuple[tuple[int, ...], tuple[str, ...], Layer]
 

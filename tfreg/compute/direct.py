@@ -38,7 +38,7 @@ _BLUE = {
 
 
 def is_large(x: tf.Tensor) -> bool:
-    """Whether XLA compiles the kernels of `x`."""
+    """Whether XLA compiles the kernels of `x` by default."""
     return (x.shape.num_elements() or 0) >= XLA_MIN_ELEMENTS
 
 

@@ -16,8 +16,7 @@ from tfreg.penalties import Joint, Penalty
 from tfreg.penalties.base import StepSize, check_step_size
 
 Schedule: TypeAlias = Callable[[tf.Tensor], float | tf.Tensor]
-Optimizer: TypeAlias = backend.keras.optimizers.Optimizer | backend.tf_keras.optimizers.Optimizer
-Step: TypeAlias = Optimizer | Variable | Callable[[], Variable | tf.Tensor]
+Step: TypeAlias = backend.Optimizer | Variable | Callable[[], Variable | tf.Tensor]
 # In a config: a step was given, which no file can keep.
 _LOST = "lost"
 

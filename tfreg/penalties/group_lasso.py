@@ -141,10 +141,10 @@ class GroupLasso(Grouped):
     def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
-        weights, groups, norms = self._tied(tensors, layouts, names)
+        parts, groups, norms = self._tied(tensors, layouts, names)
         if self.size_weighted:
             # The norm of a scaled group is the scaled norm.
-            norms *= weights_across(weights, groups)
+            norms *= weights_across(parts, groups)
         return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, size_weighted=False)
 
     def _shrunk_together(
@@ -155,13 +155,13 @@ class GroupLasso(Grouped):
         strength: StepSize,
     ) -> list[tf.Tensor]:
         """The proximal operator of `strength` times the weighted norms of the tied groups."""
-        weights, groups, norms = self._tied(tensors, layouts, names)
+        parts, groups, norms = self._tied(tensors, layouts, names)
         shrinkage = shrinkage_across_weights(
             norms,
             strength=strength,
-            group_weights=weights_across(weights, groups) if self.size_weighted else 1.0,
+            group_weights=weights_across(parts, groups) if self.size_weighted else 1.0,
         )
-        return scaled_together(shrinkage, tensors, layouts, weights, groups)
+        return scaled_together(shrinkage, tensors, layouts, parts, groups)
 
     def compute_joint_prox(
         self,

@@ -44,9 +44,9 @@ def _(w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -
 ACROSS_WEIGHTS = Runs(((0, None),))
 
 
-def weights_across(weights: list[tf.Tensor], groups: list[Runs]) -> tf.Tensor:
-    """The root of the number of elements of each tied group."""
-    return tf.sqrt(tf.add_n([group.listed_sizes(w) for w, group in zip(weights, groups)]))
+def weights_across(parts: list[tf.Tensor], groups: list[Runs]) -> tf.Tensor:
+    """The weight of each tied group: the root of the number of its elements in all `parts`."""
+    return tf.sqrt(tf.add_n([group.listed_sizes(w) for w, group in zip(parts, groups)]))
 
 
 @compiled
@@ -119,10 +119,10 @@ class Grouped(Penalty):
         """
         asked = self._groups_of(names)
         groups = [each.resolve(layout, name) for each, layout, name in zip(asked, layouts, names)]
-        weights = with_common_dtype(
+        parts = with_common_dtype(
             [each.split(tensor, layout) for each, layout, tensor in zip(asked, layouts, tensors)]
         )
-        norms = [group_norms(w, factor=1.0, groups=group) for w, group in zip(weights, groups)]
+        norms = [group_norms(w, factor=1.0, groups=group) for w, group in zip(parts, groups)]
         counts = [norm.shape[0] for norm in norms]
         if len(set(counts)) > 1:
             listed = ", ".join(f"{name} with {count}" for name, count in zip(names, counts))
@@ -130,7 +130,7 @@ class Grouped(Penalty):
                 f"{type(self).__name__} over several weights ties their k-th groups: all weights "
                 f"must have as many. Received: {listed} for {self!r}"
             )
-        return weights, groups, tf.stack(norms)
+        return parts, groups, tf.stack(norms)
 
     def _groups_of(self, names: list[str]) -> list[Groups]:
         if not self._is_per_weight:
@@ -147,11 +147,11 @@ def scaled_together(
     shrinkage: tf.Tensor,
     tensors: list[tf.Tensor],
     layouts: list[Layout],
-    weights: list[tf.Tensor],
+    parts: list[tf.Tensor],
     groups: list[Runs],
 ) -> list[tf.Tensor]:
     """The `tensors` with their tied groups multiplied by the entries of `shrinkage`."""
     return [
         layout.merge(shrunk_groups(w, shrinkage=shrinkage, groups=group), tensor)
-        for layout, tensor, w, group in zip(layouts, tensors, weights, groups)
+        for layout, tensor, w, group in zip(layouts, tensors, parts, groups)
     ]

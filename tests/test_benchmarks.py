@@ -47,7 +47,7 @@ def test_bench_kernels_prints_each_penalty_and_writes_json(benchmark, tmp_path):
     assert measured == {"copy"} | {case.name for case in cases}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", slow("bfloat16")])
 def test_bench_kernels_of_half_precision(benchmark, capsys, dtype):
     options = ["--dtype", dtype, "--penalty", "Box"]
     benchmark("bench_kernels").main([*SMALLEST, *options])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import KERAS_3_FIRST
 
 import tfreg
 
@@ -38,6 +39,7 @@ def fitted(api, callbacks, epochs, strategy=None):
     return model, history.history
 
 
+@KERAS_3_FIRST
 def test_penalty_metrics_reach_every_log_and_change_nothing_else(api, tmp_path):
     log = tmp_path / "log.csv"
     # No epoch improves by so much: training ends after the second.

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 from tfreg.compute import kernels, policy, reductions
@@ -89,6 +89,7 @@ def test_the_device_of_the_first_caller_does_not_stick_to_a_trace(ridge):
     assert {operation.device for operation in trace.graph.get_operations()} == {""}
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("run_eagerly", [False, slow(True)])
 def test_a_thousand_steps_of_fit_trace_once(api, run_eagerly, monkeypatch):
     traces = []

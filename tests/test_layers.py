@@ -38,13 +38,14 @@ CLASSES = [(api, each) for api in APIS for each in exported(APIS[api].layers)]
 def recipes(wanted=lambda recipe: True, names=None, turn=None):
     """The recipes of the classes that the Kerases have.
 
-    With a `turn`, two in three of those of tf_keras that Keras 3 has too are slow tests.
+    With a `turn`, two in three of those that both have are slow tests.
     """
     found = []
     for number, (api, layer_class) in enumerate(CLASSES):
         name = layer_class.__name__
         for i, recipe in enumerate(RECIPES.get(name, [])):
-            is_of_both = api == "tf_keras" and hasattr(keras.layers, name) and not recipe.only
+            is_of_both = all(hasattr(each.layers, name) for each in APIS.values())
+            is_of_both &= not recipe.only
             waits = turn is not None and is_of_both and (number + i) % 3 != turn
             marks = pytest.mark.slow if waits else ()
             if recipe.only in ("", api) and wanted(recipe) and (names is None or name in names):
@@ -164,7 +165,7 @@ def test_every_layer_has_its_place():
     assert {name: count for name, count in counts.items() if count != 1} == {}, message
 
 
-@pytest.mark.parametrize("api, recipe", recipes())
+@pytest.mark.parametrize("api, recipe", recipes(turn=0))
 def test_every_weight_is_registered(api, recipe):
     layer, _ = layer_cases.build(APIS[api].layers, recipe)
     registered = registry.registered_layouts(layer)

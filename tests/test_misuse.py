@@ -231,7 +231,7 @@ def examples(check, number, seeded=lambda test: test):
     seeded(limits(given(st.data())(check)))()
 
 
-@pytest.mark.parametrize("number", [40, slow(200)])
+@pytest.mark.parametrize("number", [25, slow(200)])
 @pytest.mark.parametrize("check", CHECKS)
 def test_misuse_is_an_error(check, number):
     examples(check, number)

@@ -5,7 +5,7 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import APIS, in_turn, slow
+from marks import APIS, KERAS_3_FIRST, in_turn, slow
 from model_cases import JOINT, PER_WEIGHT, RAMP
 
 import tfreg
@@ -27,7 +27,7 @@ def others_slow(kinds):
 
 # Every kind in a graph, and every mode on the kind that has the most in it.
 @in_turn(
-    kind_and_mode=[(cases.sequential, GRAPH), (cases.nested, GRAPH)]
+    kind_and_mode=[(cases.sequential, GRAPH), slow(cases.nested, GRAPH)]
     + [slow(kind, GRAPH) for kind in cases.KINDS if kind not in FEW]
     + [(cases.nested, mode) for mode in OTHER_MODES.values()],
     api=APIS,
@@ -103,7 +103,7 @@ def test_fit_builds_an_unbuilt_model_with_its_penalties(api, kind):
     np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)
 
 
-@in_turn(kind=others_slow(cases.BUILT), api=APIS)
+@in_turn(kind=[cases.nested, *map(slow, cases.BUILT[:-1])], api=APIS)
 def test_added_to_a_trained_model_and_removed_again(api, kind):
     model = cases.compiled(kind(api), api)
     cases.set_initial_weights(model)
@@ -139,6 +139,7 @@ def product(weights):
     return cases.data()[0] @ a @ b @ c
 
 
+@KERAS_3_FIRST
 def test_added_in_the_middle_of_fit(api):
     plain = cases.compiled(cases.sequential(api), api)
     cases.set_initial_weights(plain)
@@ -332,7 +333,8 @@ def with_synchronized_normalization(api):
     return api.Model(x, api.layers.Dense(2)(api.layers.Dense(4, use_bias=False)(y)))
 
 
-@in_turn(loop=["fit", slow("custom")], api=APIS)
+@KERAS_3_FIRST
+@pytest.mark.parametrize("loop", ["fit", slow("custom")])
 def test_two_devices_give_the_loss_and_weights_of_one(api, loop):
     x, y = cases.data()
     penalties = [

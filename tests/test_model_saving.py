@@ -106,7 +106,8 @@ COPIES = {
 
 # Every kind in one way, and in every way the kinds that have the most in them.
 @in_turn(
-    kind_and_way=[(cases.nested, way) for way in COPIES]
+    kind_and_way=[(cases.nested, way) for way in ("clone_model", "from_config", "pickle")]
+    + [slow(cases.nested, way) for way in ("model_from_json", "deepcopy")]
     + [slow(cases.subclassed, way) for way in COPIES]
     + [slow(kind, "clone_model") for kind in (cases.sequential, cases.functional)]
     + [slow(kind, "deepcopy") for kind in (cases.deferred, cases.subclassed_built)],

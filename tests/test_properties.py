@@ -35,7 +35,7 @@ def problems(draw):
     return weight, row, row.make(draw(FACTORS), **arguments), arguments
 
 
-@pytest.mark.parametrize("number", [60, slow(200)])
+@pytest.mark.parametrize("number", [40, slow(200)])
 def test_value_gradient_config_and_prox(number):
     settings(max_examples=number)(given(problems())(check))()
 

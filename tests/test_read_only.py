@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import KERAS_3_FIRST
 
 import tfreg
 
@@ -346,6 +347,7 @@ def test_penalties_are_made_in_threads():
             penalty.factor = 0.0
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("attach", ["as a layer's argument", "over the model"])
 def test_a_strength_cannot_change_behind_a_compiled_model(api, attach, tmp_path):
     penalty = tfreg.GroupLasso(0.5) + tfreg.BoxPenalty(0.5, -0.1, 0.1)

@@ -89,6 +89,7 @@ def test_second_derivatives_on_every_strategy(case_and_shape, on_device):
     np.testing.assert_allclose(product, expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 @on_others(case=others_slow(c for c in CASES if c.min_rank <= 4 and "Group" in str(c)))
 def test_eager_derivatives_on_every_strategy(case, device):
     # Groups whose norms some devices keep and others compute again.

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tf_keras
 from cases import CASES
-from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
@@ -57,8 +56,8 @@ def plain(config):
     return json.loads(json.dumps(config))
 
 
-@KERAS_3_FIRST
-@pytest.mark.parametrize("penalties", [FIRST, slow(OTHERS)], ids=["first", "others"])
+@pytest.mark.slow
+@pytest.mark.parametrize("penalties", [FIRST, OTHERS], ids=["first", "others"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_saved_and_loaded_in_a_fresh_process(api, penalties, tmp_path, run_fresh):
     model = trained(api, penalties)

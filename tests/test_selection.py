@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from marks import KERAS_3_FIRST
 
 import tfreg
 from tfreg.layers import registry
@@ -103,6 +104,7 @@ def stranger(api):
     return layer
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize(
     "weights, error, message",
     [

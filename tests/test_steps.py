@@ -42,6 +42,7 @@ def expected_of_epochs(model, epochs=2):
     return full * np.mean(np.reshape(ramp, (epochs, 8)), axis=1)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("way", ["fit", "train_on_batch", "evaluate", "losses", "mirrored"])
 def test_a_model_inside_the_one_that_trains_does_not_know_the_step(api, way):
     strategy = cases.mirrored(2) if way == "mirrored" else tf.distribute.get_strategy()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import CASES, JOINT_CASES
-from marks import slow
+from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
@@ -85,6 +85,7 @@ def assert_trained_alike(result, expected, tolerance=1e-5):
         np.testing.assert_allclose(actual, weight, rtol=tolerance, atol=tolerance)
 
 
+@KERAS_3_FIRST
 def test_one_device_by_name_trains_as_numpy_does(api):
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         model = cases.compiled(cases.penalized_in_every_way(api), api)

@@ -27,6 +27,7 @@ def in_threads(function, *arguments):
         return list(threads.map(run, range(THREADS)))
 
 
+@pytest.mark.slow
 def test_penalties_are_built_called_and_saved_in_threads():
     def work(number):
         values = []

@@ -18,6 +18,16 @@ from marks import KERAS_3_FIRST, slow
 import tfreg
 
 
+def away_from_zero(seed):
+    """An initializer of entries that are not near 0, where a root's slope multiplies rounding."""
+
+    def initialize(shape, dtype=None):
+        w = np.random.default_rng(seed).normal(0.0, 0.2, shape)
+        return tf.constant(np.where(w < 0.0, w - 0.2, w + 0.2), dtype)
+
+    return initialize
+
+
 @functools.cache
 def holder_class(api):
     class Holder(api.layers.Layer):
@@ -31,7 +41,10 @@ def holder_class(api):
             super().__init__()
             self.held = [
                 self.add_weight(
-                    name=f"w{i}", shape=shape, initializer="glorot_normal", regularizer=regularizer
+                    name=f"w{i}",
+                    shape=shape,
+                    initializer=away_from_zero(seed=i),
+                    regularizer=regularizer,
                 )
                 for i, (shape, regularizer) in enumerate(zip(shapes, regularizers, strict=True))
             ]
@@ -43,17 +56,18 @@ def holder_class(api):
 
 
 def penalized_by_every_case(api):
-    """A weight for each penalty of the tables, as an argument or by add_penalty, and joint ones."""
-    holder, each = holder_class(api), [(3, 4, 5, 2, 3)] * len(CASES)
-    own = holder(each, [case.penalty for case in CASES])
-    added = holder(each, [None] * len(CASES))
+    """A weight for each penalty of the tables, as an argument and by add_penalty in turn."""
+    holder, shape = holder_class(api), (3, 4, 5, 2, 3)
+    as_arguments, over_the_model = CASES[::2], CASES[1::2]
+    own = holder([shape] * len(as_arguments), [case.penalty for case in as_arguments])
+    added = holder([shape] * len(over_the_model), [None] * len(over_the_model))
     shapes = [shape for case in JOINT_CASES for shape in case.shapes]
     joint = holder(shapes, [None] * len(shapes))
     x = api.Input((6,))
     y = api.layers.BatchNormalization(synchronized=True)(api.layers.Dense(5)(x))
     model = api.Model(x, api.layers.Dense(2)(joint(added(own(y)))))
     schedules = [None, cases.RAMP]
-    for i, (case, weight) in enumerate(zip(CASES, added.held)):
+    for i, (case, weight) in enumerate(zip(over_the_model, added.held, strict=True)):
         tfreg.add_penalty(model, case.penalty, [weight], schedules[i % 2])
     left = list(joint.held)
     for i, case in enumerate(JOINT_CASES):

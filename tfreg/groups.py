@@ -4,11 +4,14 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import is_int
+from tfreg.compute.tables import Table
 from tfreg.layout import KEPT_ROLES, Layout
 from tfreg.runs import Runs
+from tfreg.sets import Sets
 
 
 def _entries(value: Any) -> Any:
@@ -51,8 +54,89 @@ def resolve_axes(
 
 
 @dataclasses.dataclass(frozen=True)
+class Lists:
+    """Groups as lists of indices.
+
+    Args:
+        given: a list of lists of indices, or of labels.
+        table: the lists.
+    """
+
+    given: list[Any] = dataclasses.field(compare=False, repr=False)
+    table: Table
+
+    @classmethod
+    def of(cls, groups: Any) -> "Lists":
+        """The lists that the argument `groups` stands for.
+
+        Raises:
+            ValueError: if it is neither a list of lists of indices nor a list of labels.
+        """
+        groups = _as_list(groups)
+        if not isinstance(groups, list) or not groups:
+            raise _bad_groups(f"groups={groups!r}")
+        entries = [_as_list(entry) for entry in groups]
+        if all(map(is_int, entries)):
+            return cls._of_labels([int(label) for label in entries])
+        for number, entry in enumerate(entries):
+            where = f"groups[{number}]={entry!r}"
+            if not isinstance(entry, list) or not entry:
+                raise _bad_groups(where)
+            for index in entry:
+                if not is_int(index) or index < 0:
+                    raise _bad_groups(f"{index!r} in {where}")
+            if len(set(entry)) < len(entry):
+                repeated = next(index for index in entry if entry.count(index) > 1)
+                raise _bad_groups(f"{repeated!r} twice in {where}")
+        lists = [[int(index) for index in entry] for entry in entries]
+        sizes = np.array([len(entry) for entry in lists])
+        return cls(lists, Table(np.concatenate([np.array(entry) for entry in lists]), sizes))
+
+    @classmethod
+    def _of_labels(cls, labels: list[int]) -> "Lists":
+        for place, label in enumerate(labels):
+            if label < -1:
+                raise _bad_groups(f"the label {label} at index {place}")
+        missing = sorted(set(range(max(labels) + 1)) - set(labels))
+        if max(labels) < 0 or missing:
+            raise _bad_groups(f"labels none of which is {missing[0] if missing else 0}")
+        order = np.argsort(labels, kind="stable")
+        used = order[np.asarray(labels)[order] >= 0]
+        return cls(labels, Table(used, np.bincount([label for label in labels if label >= 0])))
+
+    @property
+    def count(self) -> int | None:
+        """The number of indices if that is given, by labels."""
+        return len(self.given) if is_int(self.given[0]) else None
+
+    def check_disjoint(self) -> None:
+        """Raises a NotImplementedError if an index is in two groups."""
+        if not self.table.is_disjoint:
+            counts = np.bincount(self.table.indices)
+            raise NotImplementedError(
+                "The proximal operator of groups that overlap has no known closed form; that of "
+                f"disjoint groups has one. Received: the index {int(np.argmax(counts > 1))} in "
+                "two groups"
+            )
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, (tuple, np.ndarray)):
+        return list(value.tolist() if isinstance(value, np.ndarray) else value)
+    return value
+
+
+def _bad_groups(received: str) -> ValueError:
+    return ValueError(
+        "Argument `groups` must be a non-empty list of groups, each a non-empty list of distinct "
+        "indices >= 0, or a list with a label for each index: those from 0 on, each of them used, "
+        f"and -1 for what is in no group. Received: {received}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Groups:
-    """The groups that `axis` and `group_size` cut a weight into.
+    """The groups that `axis`, and `group_size` or a table, cut a weight into.
 
     Args:
         axis: the axes that a group spans: an int, a tuple of ints, or one of `"output"` (every
@@ -62,6 +146,8 @@ class Groups:
         group_size: the number of consecutive entries in each of the runs that a spanned axis is
             cut into: an int for one axis, a tuple with an entry per axis for several. None keeps
             an axis whole. The last run is shorter where the size does not divide the axis.
+        lists: the groups as lists: of indices along an integer `axis`, or of the groups that
+            "input" or "output" names, which are merged. Without `group_size`.
 
     Raises:
         ValueError: for any other `axis` or `group_size`.
@@ -69,6 +155,7 @@ class Groups:
 
     axis: int | str | tuple[int, ...]
     group_size: int | tuple[int | None, ...] | None = None
+    lists: Lists | None = None
 
     def __post_init__(self) -> None:
         names = ", ".join(repr(name) for name in KEPT_ROLES)
@@ -76,6 +163,17 @@ class Groups:
             expected = f"an int, a non-empty tuple of distinct ints or one of {names}"
             object.__setattr__(self, "axis", check_axis(self.axis, expected=expected))
         object.__setattr__(self, "group_size", self._check_group_size(self.group_size))
+        if self.lists is not None:
+            if not is_int(self.axis) and self.axis not in ("input", "output"):
+                raise ValueError(
+                    "Argument `groups` goes with an int, 'input' or 'output' as `axis` only. "
+                    f"Received: axis={self.axis!r}"
+                )
+            if self.group_size is not None:
+                raise ValueError(
+                    "Arguments `groups` and `group_size` do not go together. "
+                    f"Received: group_size={self.group_size!r}"
+                )
 
     def _check_group_size(self, group_size: Any) -> int | tuple[int | None, ...] | None:
         if group_size is None:
@@ -90,7 +188,8 @@ class Groups:
         if not isinstance(sizes, (list, tuple)) or len(sizes) != len(_entries(self.axis)):
             raise ValueError(
                 "Argument `group_size` must be None, an int for one axis, or a tuple with an "
-                f"entry for each entry of `axis`. {received}"
+                "entry for each entry of `axis`; runs of several lengths along an axis are given "
+                f"as `groups`. {received}"
             )
         if not all(size is None or (is_int(size) and size > 0) for size in sizes):
             raise ValueError(
@@ -102,14 +201,43 @@ class Groups:
 
     def split(self, w: tf.Tensor, layout: Layout) -> tf.Tensor:
         """Reshapes `w` to the axes, parts of those of its `layout`, that `resolve` refers to."""
+        if self.lists is not None and is_int(self.axis):
+            return w  # whose own axis the indices count along
         return self._layout(layout).split(w)
+
+    def check_fits(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
+        """Raises a ValueError if the weight has fewer indices than the table, or not as many."""
+        if self.lists is None:
+            return
+        length = self._indices_on(shape, layout, weight_name)
+        if length is None:
+            return
+        count, reach = self.lists.count, self.lists.table.reach
+        received = f"for the {length} indices of weight {weight_name} of shape {tuple(shape)}"
+        if count is not None and count != length:
+            raise ValueError(
+                "Argument `groups` must have a label for each index. "
+                f"Received: {count} labels {received}"
+            )
+        if reach > length:
+            raise ValueError(
+                f"Argument `groups` must consist of indices below {length}. "
+                f"Received: {reach - 1} {received}"
+            )
+
+    def _indices_on(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> int | None:
+        """How many indices a weight has, or None if that is not known."""
+        if isinstance(self.axis, str):
+            return layout.number_of_groups(self.axis, shape, weight_name)
+        [axis] = resolve_axes(self.axis, layout.rank, weight_name)
+        return shape[axis + layout.is_stack]
 
     def _layout(self, layout: Layout) -> Layout:
         # An int names an axis of the weight, and does not see a convolution's groups in it.
         return layout if isinstance(self.axis, str) else layout.ungrouped()
 
     @functools.lru_cache(maxsize=1024)
-    def resolve(self, layout: Layout, weight_name: str = "weight") -> Runs:
+    def resolve(self, layout: Layout, weight_name: str = "weight") -> "Runs | Sets":
         """The runs that these groups are on what `split` returns for a weight with `layout`.
 
         Raises:
@@ -119,7 +247,13 @@ class Groups:
         if isinstance(self.axis, str):
             spanned = layout.spanned(self.axis, weight_name)
             whole = tuple((axis, None) for axis in spanned)
-            return Runs(whole, layout.counting_order(self.axis))
+            runs = Runs(whole, layout.counting_order(self.axis))
+            if self.lists is None:
+                return runs
+            return Sets(self.lists.table, None, runs, layout.is_stack)
+        if self.lists is not None:
+            [axis] = resolve_axes(self.axis, layout.rank, weight_name)
+            return Sets(self.lists.table, axis + layout.is_stack)
         axes = resolve_axes(self.axis, layout.rank, weight_name)
         sizes = _entries(self.group_size) if self.group_size is not None else [None] * len(axes)
         lengths: dict[int, int | None] = {}

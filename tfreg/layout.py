@@ -136,6 +136,19 @@ class Layout:
         order = (*rest[:first], *group, *rest[first:])
         return None if order == tuple(range(len(order))) else order
 
+    def number_of_groups(self, name: str, shape: tf.TensorShape, weight_name: str) -> int | None:
+        """The number of groups called `name` in a weight of `shape`, or None if not known."""
+        spanned = self.spanned(name, weight_name)
+        count = 1
+        for axis, (parts, length) in enumerate(zip(self.axes, shape[self.is_stack :])):
+            known = math.prod(part.length or 1 for part in parts)
+            for index, part in zip(self.parts_of(axis), parts):
+                if index not in spanned:
+                    if part.length is None and length is None:
+                        return None
+                    count *= part.length or length // known
+        return count
+
     def _with_roles(self, roles: set[str]) -> list[int]:
         return [i for i, part in enumerate(self.parts) if part.roles & roles]
 

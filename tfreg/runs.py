@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfreg.compute import reductions
 from tfreg.compute.direct import Direct
 from tfreg.compute.numerics import signum
-from tfreg.compute.views import RunLengths
+from tfreg.compute.views import RunLengths, numbers_of_elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,19 @@ class Runs:
         ones = tf.ones(strategy.grid_shape(w, runs), w.dtype)
         return self.listed(self.sizes(w) * strategy.grid_of(ones, w, runs), w)
 
+    def known_sizes(self, shape: tf.TensorShape) -> np.ndarray:
+        """The groups' numbers of elements, of a weight of that known `shape`."""
+        runs = self._lengths_on(shape)
+        grid = np.ones(
+            [
+                1 if runs.get(axis, 1) is None else -(-length // runs.get(axis, 1))
+                for axis, length in enumerate(shape)
+            ]
+        )
+        for factor in numbers_of_elements(shape.as_list(), runs):
+            grid = grid * factor
+        return np.ravel(grid if self.order is None else np.transpose(grid, self.order))
+
     def roots_of_norms(self, w: tf.Tensor) -> tf.Tensor | None:
         """The grid of the square roots of the groups' norms; None where each element is a group."""
         strategy, runs = self._strategy(w)
@@ -133,6 +146,14 @@ class Runs:
         reciprocals = strategy.reciprocals(roots + tf.stop_gradient(roots - roots), w)
         roots_of_weights = tf.sqrt(tf.cast(group_weights, w.dtype))
         return strategy.scaled_twice(roots_of_weights * reciprocals, w, runs, by=upstream)
+
+    def scaled_direction(
+        self, w: tf.Tensor, slopes: tf.Tensor, roots: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """`slopes * w / norm` with a grid of `slopes`; 0 where that is 0, whatever the norm."""
+        spread = self.spread(slopes, w)
+        scaled = spread * self.direction(w, roots=roots)
+        return tf.where(tf.equal(spread, 0.0), tf.zeros_like(w), scaled)
 
 
 def _length_or_inf(length: int | None) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfreg.compute.numerics import root, root_or_zero
+from tfreg.compute.tables import Table
 from tfreg.compute.views import (
     RunLengths,
     along,
@@ -48,7 +49,16 @@ def root_of_norm(
     keepdims: bool = False,
     of_roots: bool = False,
 ) -> tf.Tensor:
-    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, along `axis`.
+    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, along `axis`."""
+    return root_of_norm_by(
+        functools.partial(tf.reduce_sum, axis=axis, keepdims=keepdims), x, of_roots
+    )
+
+
+def root_of_norm_by(
+    sums: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, of_roots: bool = False
+) -> tf.Tensor:
+    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, with those `sums`.
 
     The dtype holds the root of a norm that is beyond it. As squares may overflow or underflow,
     Blue's algorithm sums them in one pass of `x` as it is, scaled down and scaled up, and takes
@@ -63,7 +73,7 @@ def root_of_norm(
 
     def sum_of_squares(y: tf.Tensor) -> tf.Tensor:
         y = tf.square(y) if of_roots else y
-        return tf.reduce_sum(tf.square(y), axis=axis, keepdims=keepdims)
+        return sums(tf.square(y))
 
     squares = sum_of_squares(x)
     scaled_down = sum_of_squares(x / scale)
@@ -186,6 +196,17 @@ class Direct:
         if w.dtype == tf.float32:
             return tf.cast(tf.sqrt(root(self._sums_of_squares(w, runs))), w.dtype)
         return roots_of_norms(w, runs)
+
+    def roots_of_lists(self, x: tf.Tensor, table: Table, of_roots: bool) -> tf.Tensor:
+        """The square roots of the norms of the `table`'s lists along the middle axis of `x`.
+
+        With `of_roots` the entries of `x` are square roots of what the norms are of.
+        """
+        if x.dtype != tf.float32:
+            return root_of_norm_by(table.sums, x, of_roots)
+        squares = tf.square(tf.cast(x, tf.float64))
+        sums = table.sums(tf.square(squares) if of_roots else squares)
+        return tf.cast(tf.sqrt(root(sums)), x.dtype)
 
     def _sums_of_squares(self, w, runs):
         return self._sums(tf.square(tf.cast(w, tf.float64)), runs)

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfreg.compute.direct import root_of_norm_by
 from tfreg.compute.gpu import Gpu, moved
 from tfreg.compute.tiles import steps
 
@@ -40,6 +41,9 @@ class Tpu(Gpu):
         for step, _ in steps(tuple(w.shape), tuple(runs.items())):
             x, of_roots = step.roots_of_norms(x, of_roots)
         return x
+
+    def roots_of_lists(self, x, table, of_roots):
+        return root_of_norm_by(table.sums, x, of_roots)
 
     def spread(self, grid, w, runs):
         for step, shape in reversed(steps(tuple(w.shape), tuple(runs.items()))):

@@ -10,44 +10,50 @@ from tfreg.layout import Layout
 from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
+    AnyGroups,
     Axis,
     Grouped,
+    GroupLists,
     GroupSize,
-    group_weights,
+    GroupWeights,
+    Weighting,
     roots_of_norms,
     scaled_together,
-    weights_across,
+    weights_of,
 )
 from tfreg.penalties.registry import register
-from tfreg.runs import Runs
 
 
 def weighted_norms(
-    w: tf.Tensor, roots: tf.Tensor | None, groups: Runs, size_weighted: bool
+    w: tf.Tensor, roots: tf.Tensor | None, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
     """`sum_g weight_g ||w_g||_2`"""
     norms = groups.norm(w, roots)
-    return groups.total(group_weights(w, groups, size_weighted) * norms, w)
+    return groups.total(weights_of(w, groups, weighting) * norms, w)
 
 
 @kernel(keeps=roots_of_norms)
 def group_lasso(
-    w: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool
+    w: tf.Tensor, kept: tf.Tensor | None, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
     """`sum_g weight_g ||w_g||_2`"""
-    return weighted_norms(w, kept, groups, size_weighted)
+    return weighted_norms(w, kept, groups, weighting)
 
 
 @group_lasso.pullback
 def _(
-    w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool
+    w: tf.Tensor,
+    upstream: tf.Tensor,
+    kept: tf.Tensor | None,
+    groups: AnyGroups,
+    weighting: Weighting,
 ) -> tf.Tensor:
     """`upstream weight_g w_g / ||w_g||_2`"""
-    weights = group_weights(w, groups, size_weighted)
+    weights = weights_of(w, groups, weighting)
     return groups.direction(w, weights, upstream, kept)
 
 
-def group_soft_threshold(w: tf.Tensor, threshold: tf.Tensor, groups: Runs) -> tf.Tensor:
+def group_soft_threshold(w: tf.Tensor, threshold: tf.Tensor, groups: AnyGroups) -> tf.Tensor:
     """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
     return groups.scale(_shrinkage(groups.norm(w), threshold), w)
 
@@ -62,9 +68,9 @@ def _shrinkage(norm: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
 
 @compiled
 def group_lasso_prox(
-    w: tf.Tensor, strength: tf.Tensor, groups: Runs, size_weighted: bool
+    w: tf.Tensor, strength: tf.Tensor, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
-    threshold = strength * group_weights(w, groups, size_weighted)
+    threshold = strength * weights_of(w, groups, weighting)
     return group_soft_threshold(w, threshold, groups)
 
 
@@ -135,17 +141,18 @@ class GroupLasso(Grouped):
         axis: Axis | Sequence[Axis] = "output",
         group_size: GroupSize = None,
         size_weighted: bool = True,
+        groups: GroupLists | None = None,
+        group_weights: GroupWeights | None = None,
     ) -> None:
-        super().__init__(factor, axis, group_size, size_weighted)
+        super().__init__(factor, axis, group_size, size_weighted, groups, group_weights)
 
     def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
     ) -> tf.Tensor:
         parts, groups, norms = self._tied(tensors, layouts, names)
-        if self.size_weighted:
-            # The norm of a scaled group is the scaled norm.
-            norms *= weights_across(parts, groups)
-        return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, size_weighted=False)
+        # The norm of a scaled group is the scaled norm.
+        norms *= self._weights_across(parts, groups)
+        return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, weighting=False)
 
     def _shrunk_together(
         self,
@@ -159,7 +166,7 @@ class GroupLasso(Grouped):
         shrinkage = shrinkage_across_weights(
             norms,
             strength=strength,
-            group_weights=weights_across(parts, groups) if self.size_weighted else 1.0,
+            group_weights=self._weights_across(parts, groups),
         )
         return scaled_together(shrinkage, tensors, layouts, parts, groups)
 

@@ -11,23 +11,25 @@ from tfreg.layout import Layout
 from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
+    AnyGroups,
     Axis,
     Grouped,
+    GroupLists,
     GroupSize,
+    GroupWeights,
+    Weighting,
     group_norms,
-    group_weights,
     roots_of_norms,
     scaled_together,
-    weights_across,
+    weights_of,
 )
 from tfreg.penalties.mcp import MCP
 from tfreg.penalties.registry import register
-from tfreg.runs import Runs
 
 
 def _relative(norms: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """The norms over the groups' weights: the root mean squares."""
-    return norms / tf.maximum(weights, 1.0)  # empty groups have the weight 0
+    return norms / tf.where(weights > 0.0, weights, tf.ones_like(weights))
 
 
 def _terms(norms: tf.Tensor, weights: tf.Tensor, threshold: StepSize) -> tf.Tensor:
@@ -36,10 +38,14 @@ def _terms(norms: tf.Tensor, weights: tf.Tensor, threshold: StepSize) -> tf.Tens
 
 @kernel(keeps=roots_of_norms)
 def group_mcp(
-    w: tf.Tensor, kept: tf.Tensor | None, groups: Runs, size_weighted: bool, threshold: tf.Tensor
+    w: tf.Tensor,
+    kept: tf.Tensor | None,
+    groups: AnyGroups,
+    weighting: Weighting,
+    threshold: tf.Tensor,
 ) -> tf.Tensor:
     """`sum_g weight_g^2 f(||w_g||_2 / weight_g)`"""
-    weights = group_weights(w, groups, size_weighted)
+    weights = weights_of(w, groups, weighting)
     return groups.total(_terms(groups.norm(w, kept), weights, threshold), w)
 
 
@@ -48,15 +54,14 @@ def _(
     w: tf.Tensor,
     upstream: tf.Tensor,
     kept: tf.Tensor | None,
-    groups: Runs,
-    size_weighted: bool,
+    groups: AnyGroups,
+    weighting: Weighting,
     threshold: tf.Tensor,
 ) -> tf.Tensor:
     """`upstream weight_g f'(||w_g||_2 / weight_g) w_g / ||w_g||_2`; 0 beyond the threshold"""
-    weights = group_weights(w, groups, size_weighted)
-    slopes = groups.spread(MCP.df(_relative(groups.norm(w, kept), weights), threshold), w)
-    direction = groups.direction(w, weights, upstream, kept)
-    return tf.where(tf.equal(slopes, 0.0), tf.zeros_like(w), slopes * direction)
+    weights = weights_of(w, groups, weighting)
+    slopes = weights * MCP.df(_relative(groups.norm(w, kept), weights), threshold)
+    return groups.scaled_direction(w, upstream * slopes, kept)
 
 
 def _shrinkage(
@@ -65,15 +70,16 @@ def _shrinkage(
     """The factor by which `MCP.argmin` scales `norms / weights`."""
     before = _relative(norms, weights)
     after = MCP.argmin(before, strength, threshold)
-    is_same, one = tf.equal(before, after), tf.ones_like(after)  # also at 0 and infinity
+    is_same = tf.equal(before, after) | tf.equal(weights, 0.0)  # also at 0 and infinity
+    one = tf.ones_like(after)
     return tf.where(is_same, one, after / tf.where(is_same, one, before))
 
 
 @compiled
 def group_mcp_prox(
-    w: tf.Tensor, strength: tf.Tensor, groups: Runs, size_weighted: bool, threshold: tf.Tensor
+    w: tf.Tensor, strength: tf.Tensor, groups: AnyGroups, weighting: Weighting, threshold: tf.Tensor
 ) -> tf.Tensor:
-    weights = group_weights(w, groups, size_weighted)
+    weights = weights_of(w, groups, weighting)
     return groups.scale(_shrinkage(groups.norm(w), weights, strength, threshold), w)
 
 
@@ -130,12 +136,14 @@ class GroupMCP(Grouped):
         axis: Axis | Sequence[Axis] = "output",
         group_size: GroupSize = None,
         size_weighted: bool = True,
+        groups: GroupLists | None = None,
+        group_weights: GroupWeights | None = None,
     ) -> None:
-        super().__init__(factor, axis, group_size, size_weighted)
+        super().__init__(factor, axis, group_size, size_weighted, groups, group_weights)
         self.threshold = check_positive("threshold", threshold)
 
-    def _parameters(self, layout: Layout) -> dict[str, Any]:
-        return {"threshold": self.threshold, **super()._parameters(layout)}
+    def _parameters(self, tensor: tf.Tensor, layout: Layout) -> dict[str, Any]:
+        return {"threshold": self.threshold, **super()._parameters(tensor, layout)}
 
     def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
@@ -159,9 +167,9 @@ class GroupMCP(Grouped):
 
     def _norms_of_tied(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
-    ) -> tuple[list[tf.Tensor], list[Runs], tf.Tensor, tf.Tensor]:
+    ) -> tuple[list[tf.Tensor], list[AnyGroups], tf.Tensor, tf.Tensor]:
         """The split tensors, the groups of each, and the norm and weight of each tied group."""
         parts, groups, norms = self._tied(tensors, layouts, names)
         norms = group_norms(norms, factor=1.0, groups=ACROSS_WEIGHTS)
-        weights = weights_across(parts, groups) if self.size_weighted else tf.ones_like(norms)
+        weights = tf.ones_like(norms) * self._weights_across(parts, groups)
         return parts, groups, norms, weights

@@ -1,62 +1,68 @@
 """Grouped: what penalties of the norms of groups share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from tfreg.checks import check_bool, is_int
+from tfreg import backend
+from tfreg.checks import check_arguments, check_array, check_bool, is_int
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import with_common_dtype
-from tfreg.groups import Groups
+from tfreg.compute.numerics import accumulation_dtype, eager_constants, with_common_dtype
+from tfreg.groups import Groups, Lists
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, StepSize
+from tfreg.penalties.base import P, Penalty, StepSize
 from tfreg.runs import Runs
+from tfreg.sets import Sets
 
 Axis: TypeAlias = int | str | tuple[int, ...]
 GroupSize: TypeAlias = int | tuple[int | None, ...] | None
+# Lists of indices, or labels; under tfreg.Joint, such lists for each weight.
+GroupLists: TypeAlias = Sequence[Any] | npt.NDArray[np.integer]
+GroupWeights: TypeAlias = npt.ArrayLike | Callable[[np.ndarray], npt.ArrayLike]
+AnyGroups: TypeAlias = Runs | Sets
+# The weights of the groups' norms: a number for each group; or, for True, the root of its number of
+# elements (Yuan and Lin), and for False 1.
+Weighting: TypeAlias = tf.Tensor | bool
 
 
-def group_weights(w: tf.Tensor, groups: Runs, size_weighted: bool) -> tf.Tensor:
-    """The weight of each group's norm: the root of its number of elements (Yuan and Lin), or 1."""
-    return tf.sqrt(groups.sizes(w)) if size_weighted else tf.ones([1] * w.shape.rank, w.dtype)
+def weights_of(w: tf.Tensor, groups: AnyGroups, weighting: Weighting) -> tf.Tensor:
+    """The grid of the weights of the groups' norms."""
+    if isinstance(weighting, tf.Tensor):
+        return tf.reshape(weighting, [1, -1, 1])
+    return tf.sqrt(groups.sizes(w)) if weighting else tf.ones([], w.dtype)
 
 
-def roots_of_norms(w: tf.Tensor, groups: Runs, **_: Any) -> tf.Tensor | None:
+def roots_of_norms(w: tf.Tensor, groups: AnyGroups, **_: Any) -> tf.Tensor | None:
     return groups.roots_to_keep(w)
 
 
 @kernel(keeps=roots_of_norms)
-def group_norms(w: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor:
+def group_norms(w: tf.Tensor, kept: tf.Tensor | None, groups: AnyGroups) -> tf.Tensor:
     """`||w_g||_2` of each group, as a vector"""
     return groups.listed(groups.norm(w, roots=kept), w)
 
 
 @group_norms.pullback
-def _(w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: Runs) -> tf.Tensor:
+def _(w: tf.Tensor, upstream: tf.Tensor, kept: tf.Tensor | None, groups: AnyGroups) -> tf.Tensor:
     """`upstream_g w_g / ||w_g||_2`; 0 where `upstream_g` is, also for an infinite norm"""
-    slopes = groups.spread(groups.grid_of(upstream, w), w)
-    direction = groups.direction(w, roots=kept)
-    return tf.where(tf.equal(slopes, 0.0), tf.zeros_like(w), slopes * direction)
+    return groups.scaled_direction(w, groups.grid_of(upstream, w), kept)
 
 
 # In a matrix with a row for each weight and a column for each tied group: the columns.
 ACROSS_WEIGHTS = Runs(((0, None),))
 
 
-def weights_across(parts: list[tf.Tensor], groups: list[Runs]) -> tf.Tensor:
-    """The weight of each tied group: the root of the number of its elements in all `parts`."""
-    return tf.sqrt(tf.add_n([group.listed_sizes(w) for w, group in zip(parts, groups)]))
-
-
 @compiled
-def shrunk_groups(w: tf.Tensor, shrinkage: tf.Tensor, groups: Runs) -> tf.Tensor:
+def shrunk_groups(w: tf.Tensor, shrinkage: tf.Tensor, groups: AnyGroups) -> tf.Tensor:
     """`shrinkage_g w_g`"""
     return groups.scale(groups.grid_of(shrinkage, w), w)
 
 
 class Grouped(Penalty):
-    """A penalty of the norms of the groups that `axis` and `group_size` cut a weight into.
+    """A penalty of the norms of the groups that a weight is cut into.
 
     A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight.
     """
@@ -71,12 +77,45 @@ class Grouped(Penalty):
         axis: Axis | Sequence[Axis],
         group_size: GroupSize,
         size_weighted: bool,
+        groups: GroupLists | None,
+        group_weights: GroupWeights | None,
     ) -> None:
         super().__init__(factor)
-        self._is_per_weight = isinstance(axis, list) and any(not is_int(entry) for entry in axis)
-        entries: Any = axis if self._is_per_weight else [axis]
-        self._groups = [Groups(entry, group_size) for entry in entries]
+        axes: Any = axis if _is_per_weight(axis) else [axis]
+        lists, self.groups = _checked_lists(groups)
+        self._is_per_weight = _is_per_weight(axis) or len(lists) > 1
+        if len(axes) > 1 and len(lists) > 1 and len(axes) != len(lists):
+            raise ValueError(
+                "Arguments `axis` and `groups` must have an entry for each weight. "
+                f"Received: axis={axis!r} and {len(lists)} lists of groups"
+            )
+        count = max(len(axes), len(lists))
+        self._groups = [
+            Groups(each, group_size, of_lists)
+            for each, of_lists in zip(axes * (count // len(axes)), lists * (count // len(lists)))
+        ]
         self.size_weighted = check_bool("size_weighted", size_weighted)
+        self.group_weights = self._check_group_weights(group_weights)
+
+    def _check_group_weights(self, group_weights: Any) -> Any:
+        if group_weights is None:
+            return None
+        lists = self._groups[0].lists
+        if lists is None or not self.size_weighted:
+            raise ValueError(
+                "Argument `group_weights` goes with `groups`, in place of `size_weighted`. "
+                f"Received: groups={self.groups!r}, size_weighted={self.size_weighted!r}"
+            )
+        if callable(group_weights):
+            backend.check_registered("group_weights", group_weights)
+            return group_weights
+        weights = check_array("group_weights", group_weights, least=0.0)
+        if np.shape(weights) != lists.table.sizes.shape:
+            raise ValueError(
+                f"Argument `group_weights` must have a number for each of the "
+                f"{len(lists.table.sizes)} groups. Received: group_weights={group_weights!r}"
+            )
+        return weights
 
     @property
     def axis(self) -> Axis | list[Axis]:
@@ -90,34 +129,70 @@ class Grouped(Penalty):
     def check_weight(self, shape: tf.TensorShape, layout: Layout, weight_name: str) -> None:
         if self._is_per_weight:
             raise ValueError(
-                "Argument `axis` may have an entry for each weight only under tfreg.Joint. "
-                f"Received: axis={self.axis!r} for weight {weight_name}"
+                "Arguments `axis` and `groups` may have an entry for each weight only under "
+                f"tfreg.Joint. Received: {self!r} for weight {weight_name}"
             )
         self._groups[0].resolve(layout, weight_name)
+        self._groups[0].check_fits(shape, layout, weight_name)
 
     def compute_value(self, tensor: tf.Tensor, layout: Layout) -> tf.Tensor:
         w = self._groups[0].split(tensor, layout)
-        return self._kernel(w, factor=self.factor, **self._parameters(layout))
+        return self._kernel(w, factor=self.factor, **self._parameters(w, layout))
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+        if self._groups[0].lists is not None:
+            self._groups[0].lists.check_disjoint()
         w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
-        result = self._operator(w, strength=strength, **self._parameters(layout))
+        result = self._operator(w, strength=strength, **self._parameters(w, layout))
         return layout.merge(result, tensor)
 
     def check_joint(self) -> None:
         pass
 
-    def _parameters(self, layout: Layout) -> dict[str, Any]:
-        return {"groups": self._groups[0].resolve(layout), "size_weighted": self.size_weighted}
+    def _parameters(self, w: tf.Tensor, layout: Layout) -> dict[str, Any]:
+        groups = self._groups[0].resolve(layout)
+        return {"groups": groups, "weighting": self._weighting([w], [groups])}
+
+    def _weighting(self, parts: list[tf.Tensor], groups: list[AnyGroups]) -> Weighting:
+        """The weights of the groups' norms, of groups that are tied over the `parts`."""
+        weights = self.group_weights
+        if weights is None:
+            return self.size_weighted
+        if callable(weights):
+            sizes = [group.known_sizes(w.shape) for group, w in zip(groups, parts)]
+            weights = np.asarray(weights(sum(sizes)), np.float64)
+        return eager_constants({"": weights}, accumulation_dtype(parts[0].dtype))[""]
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if callable(self.group_weights):
+            config["group_weights"] = backend.serialize(self.group_weights)
+        return config
+
+    @classmethod
+    def from_config(cls: type[P], config: dict[str, Any]) -> P:
+        config = check_arguments(cls, config)
+        if isinstance(config.get("group_weights"), dict):
+            weights = backend.deserialize(config["group_weights"])
+            config = {**config, "group_weights": weights}
+        return cls(**config)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Without what is not given: releases up to 0.5 did not know `groups`."""
+        arguments = super()._arguments()
+        left_out = {"groups", "group_weights"} & {k for k, v in arguments.items() if v is None}
+        return {name: value for name, value in arguments.items() if name not in left_out}
 
     def _tied(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
-    ) -> tuple[list[tf.Tensor], list[Runs], tf.Tensor]:
+    ) -> tuple[list[tf.Tensor], list[AnyGroups], tf.Tensor]:
         """The `tensors` split and in one dtype, the groups of each, and a row of norms for each.
 
         Raises a ValueError if they do not have the same number of groups.
         """
         asked = self._groups_of(names)
+        for each, tensor, layout, name in zip(asked, tensors, layouts, names):
+            each.check_fits(tensor.shape, layout, name)
         groups = [each.resolve(layout, name) for each, layout, name in zip(asked, layouts, names)]
         parts = with_common_dtype(
             [each.split(tensor, layout) for each, layout, tensor in zip(asked, layouts, tensors)]
@@ -132,15 +207,46 @@ class Grouped(Penalty):
             )
         return parts, groups, tf.stack(norms)
 
+    def _weights_across(self, parts: list[tf.Tensor], groups: list[AnyGroups]) -> tf.Tensor | float:
+        """The weight of each tied group: the root of the number of its elements in all `parts`."""
+        if self.group_weights is None:
+            if not self.size_weighted:
+                return 1.0
+            sizes = [group.listed_sizes(w) for w, group in zip(parts, groups)]
+            return tf.sqrt(tf.add_n(sizes))
+        grid = weights_of(parts[0], groups[0], self._weighting(parts, groups))
+        return groups[0].listed(grid, parts[0])
+
     def _groups_of(self, names: list[str]) -> list[Groups]:
         if not self._is_per_weight:
             return self._groups * len(names)
         if len(self._groups) != len(names):
             raise ValueError(
-                "Argument `axis` must have an entry for each weight. "
-                f"Received: axis={self.axis!r} for the weights {', '.join(names)}"
+                "Arguments `axis` and `groups` must have an entry for each weight. "
+                f"Received: {self!r} for the weights {', '.join(names)}"
             )
         return self._groups
+
+
+def _is_per_weight(axis: Any) -> bool:
+    return isinstance(axis, list) and any(not is_int(entry) for entry in axis)
+
+
+def _checked_lists(groups: Any) -> tuple[list[Lists | None], Any]:
+    """The lists of each weight, and `groups` as it is kept."""
+    if groups is None:
+        return [None], None
+    if isinstance(groups, (list, tuple)) and any(map(_is_of_lists, groups)):
+        each = [None if entry is None else Lists.of(entry) for entry in groups]
+        return each, [None if lists is None else lists.given for lists in each]
+    lists = Lists.of(groups)
+    return [lists], lists.given
+
+
+def _is_of_lists(groups: Any) -> bool:
+    return isinstance(groups, (list, tuple)) and any(
+        isinstance(entry, (list, tuple)) for entry in groups
+    )
 
 
 def scaled_together(
@@ -148,7 +254,7 @@ def scaled_together(
     tensors: list[tf.Tensor],
     layouts: list[Layout],
     parts: list[tf.Tensor],
-    groups: list[Runs],
+    groups: list[AnyGroups],
 ) -> list[tf.Tensor]:
     """The `tensors` with their tied groups multiplied by the entries of `shrinkage`."""
     return [

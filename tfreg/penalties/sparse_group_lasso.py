@@ -13,16 +13,23 @@ from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import StepSize
 from tfreg.penalties.group_lasso import GroupLasso, group_soft_threshold, weighted_norms
-from tfreg.penalties.grouped import Axis, GroupSize, group_weights
+from tfreg.penalties.grouped import (
+    AnyGroups,
+    Axis,
+    GroupLists,
+    GroupSize,
+    GroupWeights,
+    Weighting,
+    weights_of,
+)
 from tfreg.penalties.registry import register
-from tfreg.runs import Runs
 
 # A smaller one is 0 in float32, and would hide infinity.
 _LEAST_SHARE = float(np.finfo(np.float32).tiny)
 
 
 def _roots_of_norms_if_used(
-    w: tf.Tensor, l2: tf.Tensor | None, groups: Runs, **_: Any
+    w: tf.Tensor, l2: tf.Tensor | None, groups: AnyGroups, **_: Any
 ) -> tf.Tensor | None:
     return None if l2 is None else groups.roots_to_keep(w)
 
@@ -33,12 +40,12 @@ def sparse_group_lasso(
     kept: tf.Tensor | None,
     l1: tf.Tensor | None,
     l2: tf.Tensor | None,
-    groups: Runs,
-    size_weighted: bool,
+    groups: AnyGroups,
+    weighting: Weighting,
 ) -> tf.Tensor:
     """`l1 ||w||_1 + l2 sum_g weight_g ||w_g||_2`; None leaves a term out, even 0 times infinity."""
     l1_term = [] if l1 is None else [l1 * total(tf.abs(w))]
-    l2_term = [] if l2 is None else [l2 * weighted_norms(w, kept, groups, size_weighted)]
+    l2_term = [] if l2 is None else [l2 * weighted_norms(w, kept, groups, weighting)]
     return tf.add_n(l1_term + l2_term)
 
 
@@ -49,11 +56,11 @@ def _(
     kept: tf.Tensor | None,
     l1: tf.Tensor | None,
     l2: tf.Tensor | None,
-    groups: Runs,
-    size_weighted: bool,
+    groups: AnyGroups,
+    weighting: Weighting,
 ) -> tf.Tensor:
     """`upstream (l1 sign(w) + l2 weight_g w_g / ||w_g||_2)`"""
-    weights = group_weights(w, groups, size_weighted)
+    weights = weights_of(w, groups, weighting)
     l1_term = [] if l1 is None else [upstream * l1 * signum(w)]
     l2_term = [] if l2 is None else [groups.direction(w, weights, upstream * l2, kept)]
     return tf.add_n(l1_term + l2_term)
@@ -82,13 +89,13 @@ def sparse_group_lasso_prox(
     strength: tf.Tensor,
     l1: tf.Tensor | None,
     l2: tf.Tensor | None,
-    groups: Runs,
-    size_weighted: bool,
+    groups: AnyGroups,
+    weighting: Weighting,
 ) -> tf.Tensor:
     sparse = w if l1 is None else _soft_threshold(w, strength * l1)
     if l2 is None:
         return sparse
-    threshold = strength * l2 * group_weights(w, groups, size_weighted)
+    threshold = strength * l2 * weights_of(w, groups, weighting)
     return group_soft_threshold(sparse, threshold, groups)
 
 
@@ -134,8 +141,10 @@ class SparseGroupLasso(GroupLasso):
         axis: Axis | Sequence[Axis] = "output",
         group_size: GroupSize = None,
         size_weighted: bool = True,
+        groups: GroupLists | None = None,
+        group_weights: GroupWeights | None = None,
     ) -> None:
-        super().__init__(factor, axis, group_size, size_weighted)
+        super().__init__(factor, axis, group_size, size_weighted, groups, group_weights)
         self.l1_ratio = check_number(
             "l1_ratio", l1_ratio, "a number in [0, 1]", lambda number: 0 <= number <= 1
         )
@@ -145,9 +154,9 @@ class SparseGroupLasso(GroupLasso):
         shares = self.l1_ratio, 1.0 - self.l1_ratio
         return [share if share >= _LEAST_SHARE else None for share in shares]
 
-    def _parameters(self, layout: Layout) -> dict[str, Any]:
+    def _parameters(self, w: tf.Tensor, layout: Layout) -> dict[str, Any]:
         l1, l2 = self._shares()
-        return {"l1": l1, "l2": l2, **super()._parameters(layout)}
+        return {"l1": l1, "l2": l2, **super()._parameters(w, layout)}
 
     def compute_joint_value(
         self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]

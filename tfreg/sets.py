@@ -1,0 +1,172 @@
+"""Groups of one weight by lists of indices: of any sizes, in any order, overlapping or not.
+
+They do for a weight what `Runs` do. Their grids have the shape `[before, groups, after]`.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfreg.compute import reductions
+from tfreg.compute.numerics import root_or_zero
+from tfreg.compute.tables import Table, up_to
+from tfreg.compute.views import known_shape
+from tfreg.runs import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """Groups as lists of entries along an axis, or of groups that are runs.
+
+    Args:
+        table: the lists.
+        axis: the axis that the indices count along; each entry of the other axes has groups of its
+            own. None with `runs`.
+        runs: the groups that the indices count: all of a list are one group.
+        stacked: with `runs`, whether the first axis stacks weights, each with its own groups.
+    """
+
+    table: Table
+    axis: int | None = None
+    runs: Runs | None = None
+    stacked: bool = False
+
+    def _viewed(self, listed: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """A vector of the runs of `w` with their numbers along the middle axis."""
+        return tf.reshape(listed, [known_shape(w)[0] if self.stacked else 1, -1, 1])
+
+    def _around_axis(self, w: tf.Tensor) -> tf.Tensor:
+        shape, axis = known_shape(w), self.axis or 0
+        return tf.reshape(w, [math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])])
+
+    def roots_of_norms(self, w: tf.Tensor) -> tf.Tensor:
+        """The grid of the square roots of the groups' norms."""
+        strategy = reductions.current(w)
+        if self.runs is None:
+            return strategy.roots_of_lists(self._around_axis(w), self.table, of_roots=False)
+        roots = self.runs.roots_of_norms(w)
+        roots = root_or_zero(tf.abs(w)) if roots is None else roots
+        viewed = self._viewed(self.runs.listed(roots, w), w)
+        return strategy.roots_of_lists(viewed, self.table, of_roots=True)
+
+    def roots_to_keep(self, w: tf.Tensor) -> tf.Tensor | None:
+        """`roots_of_norms` if they are few compared with the elements of `w`, else None."""
+        if not w.shape.is_fully_defined():
+            return None
+        strategy, elements = reductions.current(w), w.shape.num_elements()
+        others = elements // max(w.shape[self.axis or 0], 1) if self.runs is None else 1
+        is_small = len(self.table.sizes) * others * strategy.kept_min_size <= elements
+        return self.roots_of_norms(w) if is_small else None
+
+    def norm(self, w: tf.Tensor, roots: tf.Tensor | None = None) -> tf.Tensor:
+        """The grid of the groups' Euclidean norms, from their `roots` where those are known."""
+        return tf.square(self.roots_of_norms(w) if roots is None else roots)
+
+    def sizes(self, w: tf.Tensor) -> tf.Tensor:
+        """The grid of the groups' numbers of elements."""
+        if self.runs is None:
+            return tf.constant(self.table.sizes.reshape([1, -1, 1]), w.dtype)
+        return self.table.sums(self._viewed(self.runs.listed_sizes(w), w))
+
+    def total(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The sum of the entries of the `grid` of the groups of `w`."""
+        return reductions.current(w).total(grid)
+
+    def listed(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The entries of the `grid` as a vector, the k-th that of the k-th group of `w`."""
+        shape = self._grid_shape(w)
+        return tf.reshape(tf.broadcast_to(grid, shape), [-1])
+
+    def grid_of(self, entries: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The inverse of `listed`: the grid of the groups of `w` with these `entries`."""
+        return tf.reshape(entries, self._grid_shape(w))
+
+    def listed_sizes(self, w: tf.Tensor) -> tf.Tensor:
+        """The groups' numbers of elements as a vector."""
+        return self.listed(self.sizes(w), w)
+
+    def _grid_shape(self, w: tf.Tensor) -> list:
+        count = len(self.table.sizes)
+        if self.runs is not None:
+            return [known_shape(w)[0] if self.stacked else 1, count, 1]
+        shape, axis = known_shape(w), self.axis or 0
+        return [math.prod(shape[:axis]), count, math.prod(shape[axis + 1 :])]
+
+    def scale(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """Multiplies each group of `w`, none of which overlap, by its entry of the `grid`.
+
+        What is in no group stays.
+        """
+        return self._spread(self._picked(grid, w, fill=1.0), w) * w
+
+    def _picked(self, grid: tf.Tensor, w: tf.Tensor, fill: float) -> tf.Tensor:
+        """For each of what the indices count, the entry of the `grid` of its group."""
+        return self.table.picked(grid, self._count(w), fill)
+
+    def _combined(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The same, or the norm of the entries of several groups."""
+        roots = reductions.current(w).roots_of_lists(grid, self.table.transposed, of_roots=False)
+        return up_to(self._count(w), tf.square(roots), fill=0.0)
+
+    def _count(self, w: tf.Tensor) -> Any:
+        """How many entries, or runs, the indices may count."""
+        if self.runs is None:
+            return known_shape(w)[self.axis or 0]
+        return known_shape(self._viewed(self.runs.listed_sizes(w), w))[1]
+
+    def _spread(self, factors: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The `factors` of what the indices count, for each entry of `w`."""
+        if self.runs is None:
+            return tf.reshape(factors, known_shape(w))
+        return self.runs.spread(self.runs.grid_of(tf.reshape(factors, [-1]), w), w)
+
+    def direction(
+        self,
+        w: tf.Tensor,
+        group_weights: tf.Tensor | float = 1.0,
+        upstream: tf.Tensor | float = 1.0,
+        roots: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`upstream * sum_g group_weights * w / norm`, over the groups that an entry is in.
+
+        Arguments as those of `Runs.direction`. A group of weight 0 adds 0, whatever its norm.
+        """
+        roots = self.roots_of_norms(w) if roots is None else roots
+        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+        roots_of_weights = tf.sqrt(tf.cast(group_weights, w.dtype)) * tf.ones_like(roots)
+        is_free = tf.equal(roots_of_weights, 0.0)
+        factors = tf.where(is_free, tf.zeros_like(roots), roots_of_weights * reciprocals)
+        # An entry is multiplied twice by the root of the sum of squares over its groups.
+        of_parts = (
+            self._picked(factors, w, fill=0.0)
+            if self.table.is_disjoint
+            else self._combined(factors, w)
+        )
+        spread = self._spread(of_parts, w)
+        return upstream * tf.where(tf.equal(spread, 0.0), tf.zeros_like(w), spread * (spread * w))
+
+    def scaled_direction(
+        self, w: tf.Tensor, slopes: tf.Tensor, roots: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """`sum_g slopes * w / norm` with a grid of `slopes`; a slope of 0 adds 0."""
+        roots = self.roots_of_norms(w) if roots is None else roots
+        if self.table.is_disjoint:
+            spread = self._spread(self._picked(slopes, w, fill=0.0), w)
+            return tf.where(
+                tf.equal(spread, 0.0), tf.zeros_like(w), spread * self.direction(w, roots=roots)
+            )
+        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+        each = reciprocals * (reciprocals * slopes)
+        each = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(each), each)
+        sums = up_to(self._count(w), self.table.transposed.sums(each), fill=0.0)
+        spread = self._spread(sums, w)
+        return tf.where(tf.equal(spread, 0.0), tf.zeros_like(w), spread * w)
+
+    def known_sizes(self, shape: tf.TensorShape) -> np.ndarray:
+        """The groups' numbers of elements, of a weight of that `shape`."""
+        if self.runs is None:
+            return self.table.sizes
+        return self.table.sizes * math.prod(shape[axis] for axis, _ in self.runs.lengths)

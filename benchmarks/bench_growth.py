@@ -163,9 +163,7 @@ def main(arguments=None):
     parser.add_argument(
         "--size", action="append", type=power_of_two, help="weights, repeatable, as 2^20"
     )
-    parser.add_argument(
-        "--fit-from", type=power_of_two, default=FIT_FROM, help="weights, as 2^16"
-    )
+    parser.add_argument("--fit-from", type=power_of_two, default=FIT_FROM, help="weights, as 2^16")
     parser.add_argument("--grouped", type=power_of_two, help="weights in groups, as 2^22")
     options = parser.parse_args(arguments)
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)

@@ -26,7 +26,7 @@ SHAPES, REPEATS = [(256, 256), (3, 3, 512, 512), (4096, 4096)], 30
 QUICK_SHAPES, QUICK_REPEATS = SHAPES[:2], 5
 MODES = {"graph": False, "XLA": True}
 HEADER = ["penalty", "computes"] + [f"{m} / {of}" for m in MODES for of in ("copy", "L2", "hand")]
-# The others need only be the same penalty: under XLA their sums of 16 million are off by up to 1e-3.
+# The others need only be the same penalty: XLA sums their 16 million terms with errors up to 1e-3.
 TOLERANCES = {"tfreg": 1e-5, "by hand": 3e-3, "Keras": 3e-3}
 ROUNDING = {"float32": 0.0, "float16": 1e-3, "bfloat16": 1e-2}
 

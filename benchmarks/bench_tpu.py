@@ -35,9 +35,7 @@ def figures_of_kernel(form, computes, shape, chip):
     compiled = tf.function(compute, jit_compile=True, autograph=False)
     figures = tpu.compile_for(chip, compiled, weight)
     size = weight.shape.num_elements() * weight.dtype.size
-    return figures._replace(
-        traffic=figures.traffic / size, temporaries=figures.temporaries / size
-    )
+    return figures._replace(traffic=figures.traffic / size, temporaries=figures.temporaries / size)
 
 
 def measure_kernels(shape, options):

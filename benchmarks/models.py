@@ -109,9 +109,7 @@ def transformer(api, regularizer):
         attended = layers.MultiHeadAttention(num_heads=4, key_dim=16, **regularized)(x, x)
         x = layers.LayerNormalization()(layers.Add()([x, attended]))
         hidden = layers.Dense(256, activation="relu", **regularized)(x)
-        x = layers.LayerNormalization()(
-            layers.Add()([x, layers.Dense(64, **regularized)(hidden)])
-        )
+        x = layers.LayerNormalization()(layers.Add()([x, layers.Dense(64, **regularized)(hidden)]))
     x = layers.GlobalAveragePooling1D()(x)
     return api.Model(sequence, layers.Dense(10, **regularized)(x))
 

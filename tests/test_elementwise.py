@@ -253,6 +253,11 @@ def test_a_weight_of_precision_0_is_free_even_of_an_infinite_strength():
     np.testing.assert_allclose(shrunk, [5.0, 1.0])
 
 
+def test_a_weight_of_precision_0_costs_nothing_however_large():
+    penalty = tfreg.Quadratic(0.5, precision=[0.0, 1.0])
+    assert float(penalty(tf.constant([1e30, 2.0]))) == 1.0
+
+
 def test_an_array_is_kept_exactly_and_must_fit(api, tmp_path):
     rng = np.random.default_rng(0)
     center, precision = rng.normal(size=(4, 3)).astype("float32"), rng.uniform(size=3)

@@ -91,6 +91,7 @@ def test_the_device_of_the_first_caller_does_not_stick_to_a_trace(ridge):
 
 @KERAS_3_FIRST
 @pytest.mark.parametrize("run_eagerly", [False, slow(True)])
+@pytest.mark.usefixtures("a_trace_for_every_shape")
 def test_a_thousand_steps_of_fit_trace_once(api, run_eagerly, monkeypatch):
     traces = []
     original = kernels.Compiled._trace

@@ -26,6 +26,9 @@ LIMITS = {
     "TotalVariation axis=0": IN_ONE_PASS,
     "TotalVariation axis=-1": IN_ONE_PASS,
     "BoxPenalty": IN_ONE_PASS,
+    "MCP": IN_ONE_PASS,
+    "SCAD": IN_ONE_PASS,
+    "Quadratic": IN_ONE_PASS,
     "GroupLasso output": IN_TWO_PASSES,
     "GroupLasso input": IN_TWO_PASSES,
     "GroupLasso shape": IN_TWO_PASSES,
@@ -35,6 +38,7 @@ LIMITS = {
     "GroupLasso 16x16": IN_TILES,
     "GroupLasso 7x7": IN_TILES_AND_COLUMNS,
     "SparseGroupLasso": IN_TWO_PASSES,
+    "GroupMCP": IN_TWO_PASSES,
     "Prior Normal": IN_ONE_PASS,
     "Prior Laplace": IN_ONE_PASS,
 }
@@ -53,8 +57,9 @@ def cases(benchmark):
     return {case.name: case for case in every}
 
 
-def test_every_benchmarked_penalty_has_limits(cases):
-    assert list(cases) == list(LIMITS)
+def test_every_penalty_that_is_measured_by_hand_has_limits(cases):
+    measured = [name for name, case in cases.items() if "by hand" in case.forms]
+    assert set(measured) <= set(LIMITS) <= set(cases)
 
 
 def check(bench_tpu, case, chip):

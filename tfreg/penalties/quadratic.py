@@ -50,7 +50,9 @@ class Quadratic(Elementwise):
 
     @staticmethod
     def f(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
-        return 0.5 * precision * (w - center) ** 2
+        each = 0.5 * precision * (w - center) ** 2
+        # Where the precision is 0, a square may be infinite; NaN and infinity in `w` still show.
+        return tf.where(tf.equal(precision, 0.0), w - w, each)
 
     @staticmethod
     def df(w: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:

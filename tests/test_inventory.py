@@ -175,8 +175,9 @@ def test_a_path_as_keras_3_gives_it_is_known_in_a_list_and_deprecated_in_a_patte
     assert tfreg.get_penalties(model)[0].paths == ["d/kernel"]
     with pytest.warns(
         FutureWarning, match="'\\^m/d/kernel\\$'.*Match the layers' names.*'d/kernel'"
-    ):
+    ) as caught:
         tfreg.add_penalty(model, PENALTY, "^m/d/kernel$")
+    assert [warning.filename for warning in caught] == [__file__]
     assert tfreg.get_penalties(model)[1].paths == ["d/kernel"]
 
 

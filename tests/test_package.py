@@ -127,7 +127,7 @@ def test_only_the_backend_imports_a_keras():
     assert others == []
 
 
-def test_public_names_are_explicit():
+def test_each_public_name_is_there_once():
     assert len(set(tfreg.__all__)) == len(tfreg.__all__)
     assert all(hasattr(tfreg, name) for name in tfreg.__all__)
 

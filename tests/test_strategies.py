@@ -12,18 +12,18 @@ import model_cases as cases
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, JOINT_CASES
+from cases import CASES, JOINT_CASES, away_from_zero
 from marks import KERAS_3_FIRST, slow
 
 import tfreg
 
 
-def away_from_zero(seed):
-    """An initializer of entries that are not near 0, where a root's slope multiplies rounding."""
+def random_away_from_zero(seed):
+    """An initializer."""
 
     def initialize(shape, dtype=None):
         w = np.random.default_rng(seed).normal(0.0, 0.2, shape)
-        return tf.constant(np.where(w < 0.0, w - 0.2, w + 0.2), dtype)
+        return tf.constant(away_from_zero(w), dtype)
 
     return initialize
 
@@ -43,7 +43,7 @@ def holder_class(api):
                 self.add_weight(
                     name=f"w{i}",
                     shape=shape,
-                    initializer=away_from_zero(seed=i),
+                    initializer=random_away_from_zero(seed=i),
                     regularizer=regularizer,
                 )
                 for i, (shape, regularizer) in enumerate(zip(shapes, regularizers, strict=True))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES
+from cases import CASES, away_from_zero
 from marks import APIS, KERAS_3_FIRST, in_turn, slow
 from model_cases import mirrored
 
@@ -128,13 +128,6 @@ def test_every_layer_trains_alike_in_every_mode(api, layer_names):
     assert_alike(list(results.values()))
 
 
-def away_from_zero(weight):
-    """Moves the entries of `weight` from 0, where slopes like that of a root multiply rounding."""
-    entries = weight.numpy()
-    weight.assign(np.where(entries < 0.0, entries - 0.2, entries + 0.2))
-    return weight.numpy()
-
-
 TRAINED = [case for case in CASES if case.min_rank <= 4]
 FIRST = [case for case in TRAINED if case.is_first]
 OTHERS = [case for case in TRAINED if not case.is_first]
@@ -153,7 +146,8 @@ def test_every_penalty_trains_alike_in_every_mode(api, cases):
         image = api.Input((6, 6, 3))
         model = api.Model(image, side_by_side(api, layers, [image] * len(cases)))
         for layer, case in zip(layers, cases, strict=True):
-            kernel = away_from_zero(layer.kernel)
+            kernel = away_from_zero(layer.kernel.numpy())
+            layer.kernel.assign(kernel)
             np.testing.assert_allclose(float(layer.losses[0]), case.oracle(kernel), rtol=2e-6)
         results.append(train(model, api, x, y, mode))
     assert_alike(results)

@@ -106,14 +106,14 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def warn_deprecated(use: str, instead: str) -> None:
-    """Warns that a `use` of tfreg will stop working, and says what to do `instead`."""
-    frame: types.FrameType | None = sys._getframe(1)
-    stack_level = 2
+    """Warns the caller of tfreg that a `use` will stop working, and says what to do `instead`."""
+    frame: types.FrameType | None = sys._getframe()
+    stack_level = 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith("tfreg."):
         frame, stack_level = frame.f_back, stack_level + 1
     # Python shows a DeprecationWarning only if `__main__` triggers it.
     message = f"{use}: a later release of tfreg will not accept it. {instead}."
-    warnings.warn(message, FutureWarning, stacklevel=stack_level - 1)
+    warnings.warn(message, FutureWarning, stacklevel=stack_level)
 
 
 def check_arguments(cls: type, config: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _matching(contents: Contents, pattern: str) -> list[Weight]:
     if matching:
         warn_deprecated(
             f"The pattern weights={pattern!r} matches the names that the layers had when they made "
-            "their weights, which is deprecated",
+            "their weights",
             f"Match the layers' names as they are now: {[weight.path for weight in matching]}",
         )
     return matching

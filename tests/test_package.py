@@ -19,6 +19,7 @@ ORDER = [
     "kernels",
     "layout",
     "runs",
+    "sets",
     "groups",
     "steps",
     "schedules",
@@ -41,6 +42,7 @@ WITHIN = {
     "compute": [
         "numerics",
         "views",
+        "tables",
         "direct",
         "cpu",
         "gpu",

@@ -58,7 +58,7 @@ class Sets:
             return None
         strategy, elements = reductions.current(w), w.shape.num_elements()
         others = elements // max(w.shape[self.axis or 0], 1) if self.runs is None else 1
-        is_small = len(self.table.sizes) * others * strategy.kept_min_size <= elements
+        is_small = len(self.table.sizes) * others * strategy.kept_min_size_of_lists <= elements
         return self.roots_of_norms(w) if is_small else None
 
     def norm(self, w: tf.Tensor, roots: tf.Tensor | None = None) -> tf.Tensor:
@@ -69,11 +69,12 @@ class Sets:
         """The grid of the groups' numbers of elements."""
         if self.runs is None:
             return tf.constant(self.table.sizes.reshape([1, -1, 1]), w.dtype)
-        return self.table.sums(self._viewed(self.runs.listed_sizes(w), w))
+        return self.table.reduced(self._viewed(self.runs.listed_sizes(w), w), tf.reduce_sum)
 
     def total(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """The sum of the entries of the `grid` of the groups of `w`."""
-        return reductions.current(w).total(grid)
+        strategy = reductions.current(w)
+        return strategy.total(strategy.apart(grid))
 
     def listed(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """The entries of the `grid` as a vector, the k-th that of the k-th group of `w`."""
@@ -100,11 +101,12 @@ class Sets:
 
         What is in no group stays.
         """
-        return self._spread(self._picked(grid, w, fill=1.0), w) * w
+        spread = self._spread(self._picked(grid, w, fill=1.0), w)
+        return tf.reshape(spread * self._entries(w), known_shape(w))
 
     def _picked(self, grid: tf.Tensor, w: tf.Tensor, fill: float) -> tf.Tensor:
         """For each of what the indices count, the entry of the `grid` of its group."""
-        return self.table.picked(grid, self._count(w), fill)
+        return reductions.current(w).picked(grid, self.table, self._count(w), fill)
 
     def _combined(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """The same, or the norm of the entries of several groups."""
@@ -117,10 +119,14 @@ class Sets:
             return known_shape(w)[self.axis or 0]
         return known_shape(self._viewed(self.runs.listed_sizes(w), w))[1]
 
+    def _entries(self, w: tf.Tensor) -> tf.Tensor:
+        """`w` in the shape that `_spread` refers to."""
+        return w if self.axis is None else self._around_axis(w)
+
     def _spread(self, factors: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        """The `factors` of what the indices count, for each entry of `w`."""
+        """The `factors` of what the indices count, for each of the `_entries` of `w`."""
         if self.runs is None:
-            return tf.reshape(factors, known_shape(w))
+            return factors
         return self.runs.spread(self.runs.grid_of(tf.reshape(factors, [-1]), w), w)
 
     def direction(
@@ -145,8 +151,9 @@ class Sets:
             if self.table.is_disjoint
             else self._combined(factors, w)
         )
-        spread = self._spread(of_parts, w)
-        return upstream * tf.where(tf.equal(spread, 0.0), tf.zeros_like(w), spread * (spread * w))
+        strategy, spread = reductions.current(w), self._spread(of_parts, w)
+        product = strategy.multiplied_twice(self._entries(w), spread, by=upstream)
+        return tf.reshape(product, known_shape(w))
 
     def scaled_direction(
         self, w: tf.Tensor, slopes: tf.Tensor, roots: tf.Tensor | None = None
@@ -154,16 +161,18 @@ class Sets:
         """`sum_g slopes * w / norm` with a grid of `slopes`; a slope of 0 adds 0."""
         roots = self.roots_of_norms(w) if roots is None else roots
         if self.table.is_disjoint:
-            spread = self._spread(self._picked(slopes, w, fill=0.0), w)
-            return tf.where(
-                tf.equal(spread, 0.0), tf.zeros_like(w), spread * self.direction(w, roots=roots)
-            )
-        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
-        each = reciprocals * (reciprocals * slopes)
-        each = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(each), each)
-        sums = up_to(self._count(w), self.table.transposed.sums(each), fill=0.0)
-        spread = self._spread(sums, w)
-        return tf.where(tf.equal(spread, 0.0), tf.zeros_like(w), spread * w)
+            x = self._entries(self.direction(w, roots=roots))
+            factors = self._picked(slopes, w, fill=0.0)
+        else:
+            x = self._entries(w)
+            reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+            each = reciprocals * (reciprocals * slopes)
+            each = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(each), each)
+            sums = self.table.transposed.reduced(each, tf.reduce_sum)
+            factors = up_to(self._count(w), sums, fill=0.0)
+        spread = self._spread(factors, w)
+        product = tf.where(tf.equal(spread, 0.0), tf.zeros_like(x), spread * x)
+        return tf.reshape(product, known_shape(w))
 
     def known_sizes(self, shape: tf.TensorShape) -> np.ndarray:
         """The groups' numbers of elements, of a weight of that `shape`."""

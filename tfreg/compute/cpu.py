@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfreg.compute.direct import Direct, is_large, padded, place, sliced
 from tfreg.compute.numerics import reciprocal_or_zero, root
+from tfreg.compute.tables import gather
 from tfreg.compute.views import along, known_shape, reduce_groups
 
 _ROW = 4096
@@ -14,6 +15,7 @@ FEW_TERMS = 32
 # XLA:CPU does not vectorize reductions of more than 8 terms, unless each is as cheap as a square;
 # down a column of squares, 32 rows do not fit the fastest cache.
 _RUN, _RUN_OF_SQUARES = 8, 16
+_MAX_INDEX = 2**31 - 1
 # Enough columns for a processor's vectors.
 _MIN_COLUMNS = 64
 
@@ -79,6 +81,15 @@ def _sums_of_squares_per_run(size, x):
     return tf.concat([sums, sums_of_squares(x[:, end:])], axis=1)
 
 
+def _flat_gather(x, indices):
+    """`gather` from one long axis: along another, XLA would write what it gathers transposed."""
+    before, length, after = known_shape(x)
+    if before == 1 or before * length > _MAX_INDEX:
+        return gather(x, indices)
+    rows = tf.reshape(tf.range(before) * length, [before] + [1] * indices.ndim)
+    return tf.gather(tf.reshape(x, [before * length, after]), rows + indices)
+
+
 class XlaOnCpu(Direct):
     """Sums in short runs behind fusion barriers; small weights mostly as the equations read."""
 
@@ -119,6 +130,16 @@ class XlaOnCpu(Direct):
             squares = _float64_squares(x)
         sums = reduce_groups(tf.reduce_sum, squares, runs_of_x)
         return tf.reshape(sums, self.grid_shape(w, runs))
+
+    gather = staticmethod(_flat_gather)
+
+    def roots_of_lists(self, x, table, of_roots):
+        roots = super().roots_of_lists(x, table, of_roots)
+        before, lists, after = known_shape(roots)
+        # XLA fuses no roots into a broadcast. Into other operations it does, and computes the norm
+        # of a list again for each use.
+        twice = tf.broadcast_to(roots[:, tf.newaxis], [before, 2, lists, after])
+        return tf.reshape(twice, [before, 2 * lists, after])[:, :lists]
 
     def reciprocals(self, grid, w):
         if not is_large(w):

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfreg.compute.numerics import root, root_or_zero
-from tfreg.compute.tables import Table
+from tfreg.compute.tables import Table, gather
 from tfreg.compute.views import (
     RunLengths,
     along,
@@ -49,16 +49,7 @@ def root_of_norm(
     keepdims: bool = False,
     of_roots: bool = False,
 ) -> tf.Tensor:
-    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, along `axis`."""
-    return root_of_norm_by(
-        functools.partial(tf.reduce_sum, axis=axis, keepdims=keepdims), x, of_roots
-    )
-
-
-def root_of_norm_by(
-    sums: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, of_roots: bool = False
-) -> tf.Tensor:
-    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, with those `sums`.
+    """The square root of the Euclidean norm of `x`, or of `x^2` if `of_roots`, along `axis`.
 
     The dtype holds the root of a norm that is beyond it. As squares may overflow or underflow,
     Blue's algorithm sums them in one pass of `x` as it is, scaled down and scaled up, and takes
@@ -73,7 +64,7 @@ def root_of_norm_by(
 
     def sum_of_squares(y: tf.Tensor) -> tf.Tensor:
         y = tf.square(y) if of_roots else y
-        return sums(tf.square(y))
+        return tf.reduce_sum(tf.square(y), axis=axis, keepdims=keepdims)
 
     squares = sum_of_squares(x)
     scaled_down = sum_of_squares(x / scale)
@@ -85,6 +76,12 @@ def root_of_norm_by(
     factor = tf.where(overflows, root_of_scale * one, one)
     factor = tf.where(underflows, one / root_of_scale, factor)
     return factor * root_or_zero(root_or_zero(held))
+
+
+def _root_of_norm_in_float64(x, axis, of_roots):
+    squares = tf.square(tf.cast(x, tf.float64))
+    sums = tf.reduce_sum(tf.square(squares) if of_roots else squares, axis=axis)
+    return tf.cast(tf.sqrt(root(sums)), x.dtype)
 
 
 def roots_of_norms(x: tf.Tensor, runs: RunLengths, of_roots: bool = False) -> tf.Tensor:
@@ -173,6 +170,8 @@ class Direct:
     # For groups of at least so many elements, writing a norm and reading it costs less than
     # computing it again.
     kept_min_size = 16
+    # The same, for norms that take a gather.
+    kept_min_size_of_lists = 4
 
     def grid_shape(self, w: tf.Tensor, runs: RunLengths) -> list[Any]:
         """The shape of a grid of the groups of `w`."""
@@ -197,16 +196,21 @@ class Direct:
             return tf.cast(tf.sqrt(root(self._sums_of_squares(w, runs))), w.dtype)
         return roots_of_norms(w, runs)
 
+    gather = staticmethod(gather)
+
     def roots_of_lists(self, x: tf.Tensor, table: Table, of_roots: bool) -> tf.Tensor:
         """The square roots of the norms of the `table`'s lists along the middle axis of `x`.
 
         With `of_roots` the entries of `x` are square roots of what the norms are of.
         """
-        if x.dtype != tf.float32:
-            return root_of_norm_by(table.sums, x, of_roots)
-        squares = tf.square(tf.cast(x, tf.float64))
-        sums = table.sums(tf.square(squares) if of_roots else squares)
-        return tf.cast(tf.sqrt(root(sums)), x.dtype)
+        norms = _root_of_norm_in_float64 if x.dtype == tf.float32 else root_of_norm
+        return table.reduced(x, functools.partial(norms, of_roots=of_roots), self.gather)
+
+    def picked(
+        self, grid: tf.Tensor, table: Table, length: int | tf.Tensor, fill: float
+    ) -> tf.Tensor:
+        """For each of `length` entries that of its list, as `Table.picked` does it."""
+        return table.picked(grid, length, fill, self.gather)
 
     def _sums_of_squares(self, w, runs):
         return self._sums(tf.square(tf.cast(w, tf.float64)), runs)
@@ -250,10 +254,21 @@ class Direct:
     ) -> tf.Tensor:
         """`by * grid^2 * w`, even where the squares are beyond float32."""
         if w.dtype == tf.float32 and not is_large(w):
-            # Outside XLA, TensorFlow multiplies small tensors first, whatever the parentheses say.
             squares = tf.cast(by, tf.float64) * tf.square(tf.cast(grid, tf.float64))
             return tf.cast(self.scale(squares, tf.cast(w, tf.float64), runs), w.dtype)
         return self.scale(by * grid, self.scale(grid, w, runs), runs)
+
+    def multiplied_twice(
+        self, x: tf.Tensor, factors: tf.Tensor, by: tf.Tensor | float = 1.0
+    ) -> tf.Tensor:
+        """`by * factors^2 * x`, even where the squares are beyond float32; 0 for a factor of 0."""
+        if x.dtype == tf.float32 and not is_large(x):
+            # Outside XLA, TensorFlow multiplies small tensors first, whatever the parentheses say.
+            squares = tf.cast(by, tf.float64) * tf.square(tf.cast(factors, tf.float64))
+            product = tf.cast(squares * tf.cast(x, tf.float64), x.dtype)
+        else:
+            product = (by * factors) * (factors * x)
+        return tf.where(tf.equal(factors, 0.0), tf.zeros_like(x), product)
 
     def total_of_groups(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
         """The sum of the entries of a `grid`, each group's once."""

@@ -1,28 +1,25 @@
-"""Sums over lists of entries, by static tables of their indices."""
+"""Reductions over lists of entries, by static tables of their indices."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tfreg.compute.views import known_shape, repeat_runs
 
-# Up to so many slices, or widths of lists, a graph holds one of each; it must not grow with the
-# number of lists.
-_MAX_PARTS = 16
+# A gather of entries along the middle axis, by an array of indices.
+Gather: TypeAlias = Callable[[tf.Tensor, np.ndarray], tf.Tensor]
 
 
-class _Stretch(NamedTuple):
-    """Lists of one size, one after the other: `lists` of them from entry `first` on."""
-
-    first: int
-    lists: int
-    size: int
+def gather(x: tf.Tensor, indices: np.ndarray) -> tf.Tensor:
+    """The entries of `x` along its middle axis, by `indices` of any rank."""
+    return tf.gather(x, indices, axis=1)
 
 
 class Table:
-    """Lists of indices, whose entries are summed, or get what belongs to their list.
+    """Lists of indices, whose entries are reduced, or get what belongs to their list.
 
     Tables of the same lists are equal.
 
@@ -72,93 +69,71 @@ class Table:
         return len(np.unique(self.indices)) == len(self.indices)
 
     @functools.cached_property
-    def _stretches(self) -> list[_Stretch] | None:
-        """The lists as a few stretches of the entries; None if they are not."""
-        starts, sizes = self.starts, self.sizes
-        if not len(sizes) or not sizes.all():
-            return None
-        within = np.diff(self.indices) == 1
-        begins = np.zeros(len(self.indices), bool)
-        begins[starts] = True
-        if not (within | begins[1:]).all():
-            return None
-        firsts = self.indices[starts]
-        goes_on = (sizes[1:] == sizes[:-1]) & (firsts[1:] == firsts[:-1] + sizes[:-1])
-        edges = np.flatnonzero(~goes_on) + 1
-        if len(edges) >= _MAX_PARTS:
-            return None
-        bounds = zip([0, *edges], [*edges, len(sizes)])
-        return [_Stretch(int(firsts[a]), int(b - a), int(sizes[a])) for a, b in bounds]
+    def _run_length(self) -> int | None:
+        """The size of the lists if they are runs of one size, one behind the other, else None."""
+        sizes = self.sizes
+        is_same = len(sizes) > 0 and sizes[0] > 0 and (sizes == sizes[0]).all()
+        return int(sizes[0]) if is_same and (np.diff(self.indices) == 1).all() else None
 
     @functools.cached_property
-    def _rows(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of the numbers of lists, and a matrix with the indices of each, plus 1, in a row.
+    def _rows(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The numbers of lists, a matrix with the indices of each in a row, and which are theirs.
 
-        Short rows are filled up with 0.
+        Rows that are short are filled up, to at most twice the number of entries.
         """
-        widths = self.sizes
-        if len(np.unique(widths)) > _MAX_PARTS:
-            widths = np.where(widths > 0, 2 ** np.ceil(np.log2(np.maximum(widths, 1))), 0)
-        pairs = []
-        for width in np.unique(widths).astype(int):
-            numbers = np.flatnonzero(widths == width)
-            columns = np.arange(width)
-            is_inside = columns < self.sizes[numbers, np.newaxis]
-            places = np.where(is_inside, self.starts[numbers, np.newaxis] + columns, 0)
-            pairs.append((numbers, np.where(is_inside, self.indices[places] + 1, 0)))
-        return pairs
+        by_size = np.argsort(-self.sizes, kind="stable")
+        rows, begin = [], 0
+        while begin < len(by_size):
+            sizes = self.sizes[by_size[begin:]]
+            width = sizes[0]
+            is_waste = np.arange(1, len(sizes) + 1) * width > 2 * np.cumsum(sizes)
+            count = int(np.argmax(is_waste)) if is_waste.any() else len(sizes)
+            numbers = np.sort(by_size[begin : begin + count])
+            is_inside = np.arange(width) < self.sizes[numbers, np.newaxis]
+            places = np.where(is_inside, self.starts[numbers, np.newaxis] + np.arange(width), 0)
+            rows.append((numbers, self.indices[places].astype(np.int32), is_inside))
+            begin += count
+        return rows
 
-    def sums(self, x: tf.Tensor) -> tf.Tensor:
-        """The sums of the lists' entries along the middle axis of `x`."""
+    def reduced(
+        self, x: tf.Tensor, reduce: Callable[..., tf.Tensor], gather: Gather = gather
+    ) -> tf.Tensor:
+        """Reduces the lists' entries along the middle axis of `x`, each list to an entry.
+
+        `reduce` gets the keyword `axis`. Zeros change nothing in what it gives.
+        """
         before, _, after = known_shape(x)
-        if self._stretches is not None:
-            parts = []
-            for first, count, size in self._stretches:
-                cut = x[:, first : first + count * size]
-                runs = tf.reshape(cut, [before, count, size, after])
-                parts.append(tf.reduce_sum(runs, axis=2))
-            return _joined(parts)
-        if all((matrix > 0).all() for _, matrix in self._rows):
-            matrices = [matrix - 1 for _, matrix in self._rows]
-        else:
-            x, matrices = tf.pad(x, [[0, 0], [1, 0], [0, 0]]), [matrix for _, matrix in self._rows]
-        parts = [
-            tf.reduce_sum(tf.gather(x, matrix.astype(np.int32), axis=1), axis=2)
-            for matrix in matrices
-        ]
-        order = np.concatenate([numbers for numbers, _ in self._rows])
+        size = self._run_length
+        if size is not None:
+            runs = x[:, self.indices[0] : self.indices[-1] + 1]
+            return reduce(tf.reshape(runs, [before, len(self.sizes), size, after]), axis=2)
+        parts = []
+        for _, indices, is_inside in self._rows:
+            y = gather(x, indices)
+            if not is_inside.all():
+                y = tf.where(is_inside[..., np.newaxis], y, tf.zeros_like(y))
+            parts.append(reduce(y, axis=2))
+        order = np.concatenate([numbers for numbers, _, _ in self._rows])
         if (np.diff(order) == 1).all():
             return _joined(parts)
-        return tf.gather(_joined(parts), np.argsort(order).astype(np.int32), axis=1)
+        return gather(_joined(parts), np.argsort(order).astype(np.int32))
 
-    def picked(self, grid: tf.Tensor, length: int | tf.Tensor, fill: float) -> tf.Tensor:
+    def picked(
+        self, grid: tf.Tensor, length: int | tf.Tensor, fill: float, gather: Gather = gather
+    ) -> tf.Tensor:
         """For each of `length` entries that of its list, along the middle axis of `grid`.
 
         The lists are disjoint. Entries in none get `fill`.
         """
-        stretches = self._stretches
-        if stretches is not None and all(
-            a.first < b.first for a, b in zip(stretches, stretches[1:])
-        ):
-            return self._repeated(stretches, grid, length, fill)
+        size = self._run_length
+        if size is not None:
+            spread = repeat_runs(size, len(self.indices), grid)
+            before = [[0, 0], [self.indices[0], 0], [0, 0]]
+            return up_to(length, tf.pad(spread, before, constant_values=fill), fill)
         labels = np.full(self.reach, -1)
         labels[self.indices] = self._owners
         grid = tf.pad(grid, [[0, 0], [1, 0], [0, 0]], constant_values=fill)
-        return up_to(length, tf.gather(grid, labels.astype(np.int32) + 1, axis=1), fill)
-
-    def _repeated(
-        self, stretches: list[_Stretch], grid: tf.Tensor, length: int | tf.Tensor, fill: float
-    ) -> tf.Tensor:
-        before, _, after = known_shape(grid)
-        parts: list[tf.Tensor] = []
-        place = number = 0
-        for first, count, size in stretches:
-            if first > place:
-                filled = tf.cast(fill, grid.dtype)
-                parts.append(tf.fill([before, first - place, after], filled))
-            parts.append(repeat_runs(size, count * size, grid[:, number : number + count]))
-            place, number = first + count * size, number + count
-        return up_to(length, _joined(parts), fill)
+        return up_to(length, gather(grid, labels.astype(np.int32) + 1), fill)
 
 
 def _joined(parts: list[tf.Tensor]) -> tf.Tensor:

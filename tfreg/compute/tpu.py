@@ -1,9 +1,11 @@
 """What XLA computes better on a TPU."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
-from tfreg.compute.direct import root_of_norm_by
+from tfreg.compute.direct import root_of_norm
 from tfreg.compute.gpu import Gpu, moved
 from tfreg.compute.tiles import steps
 
@@ -43,7 +45,7 @@ class Tpu(Gpu):
         return x
 
     def roots_of_lists(self, x, table, of_roots):
-        return root_of_norm_by(table.sums, x, of_roots)
+        return table.reduced(x, functools.partial(root_of_norm, of_roots=of_roots), self.gather)
 
     def spread(self, grid, w, runs):
         for step, shape in reversed(steps(tuple(w.shape), tuple(runs.items()))):

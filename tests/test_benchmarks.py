@@ -202,6 +202,23 @@ def same_process(benchmark, monkeypatch):
 
 
 @pytest.mark.slow
+def test_bench_groups_prints_each_kind_of_lists(benchmark, tmp_path, capsys):
+    options = ["--shape", "32x32", "--repeats", "1", "--out", str(tmp_path / "out.json")]
+    benchmark("bench_groups").main(options)
+    measured = json.loads((tmp_path / "out.json").read_text())["measurements"]
+    assert len(measured) == 4 * 6 * 2 and all(run["seconds"][1] > 0.0 for run in measured)
+    assert capsys.readouterr().out.count("overlapping") == 4
+
+
+def test_bench_groups_stops_at_a_wrong_answer(benchmark, monkeypatch):
+    right = benchmark("bench_groups").reference
+    wrong = lambda *arguments: [1.001 * part for part in right(*arguments)]  # noqa: E731
+    monkeypatch.setattr(benchmark("bench_groups"), "reference", wrong)
+    with pytest.raises(SystemExit, match="Wrong answer: 0 runs graph is off"):
+        benchmark("bench_groups").main(["--shape", "16x16"])
+
+
+@pytest.mark.slow
 def test_bench_memory_prints_each_form_and_writes_json(benchmark, tmp_path, capsys):
     out = tmp_path / "memory.json"
     options = ["--shape", "2048x2048", "--repeats", "1", "--out", str(out)]

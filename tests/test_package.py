@@ -21,6 +21,7 @@ ORDER = [
     "runs",
     "sets",
     "groups",
+    "features",
     "steps",
     "schedules",
     "inventory",

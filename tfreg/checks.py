@@ -20,6 +20,15 @@ def is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def shown(value: object) -> str:
+    """`repr(value)`, of a long list without its middle."""
+    if not isinstance(value, list):
+        return repr(value)
+    entries = list(map(shown, value if len(value) <= 20 else value[:10]))
+    more = [f"... {len(value)} in all"] if len(value) > 20 else []
+    return f"[{', '.join(entries + more)}]"
+
+
 def check_number(
     name: str, value: object, expected: str, accept: Callable[[float], bool] = math.isfinite
 ) -> float:

@@ -1,5 +1,6 @@
 """The groups that a user asks for, by axis and size."""
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfreg.checks import is_int
+from tfreg.checks import is_int, shown
 from tfreg.compute.tables import Table
 from tfreg.layout import KEPT_ROLES, Layout
 from tfreg.runs import Runs
@@ -74,35 +75,36 @@ class Lists:
         """
         groups = _as_list(groups)
         if not isinstance(groups, list) or not groups:
-            raise _bad_groups(f"groups={groups!r}")
-        entries = [_as_list(entry) for entry in groups]
-        if all(map(is_int, entries)):
-            return cls._of_labels([int(label) for label in entries])
-        for number, entry in enumerate(entries):
-            where = f"groups[{number}]={entry!r}"
-            if not isinstance(entry, list) or not entry:
+            raise _bad_groups(f"groups={shown(groups)}")
+        if _are_ints(groups):
+            return cls._of_labels([int(label) for label in groups])
+        lists = []
+        for number, entries in enumerate(map(_as_list, groups)):
+            where = f"groups[{number}]={shown(entries)}"
+            if not isinstance(entries, list) or not entries:
                 raise _bad_groups(where)
-            for index in entry:
-                if not is_int(index) or index < 0:
-                    raise _bad_groups(f"{index!r} in {where}")
-            if len(set(entry)) < len(entry):
-                repeated = next(index for index in entry if entry.count(index) > 1)
+            if not _are_ints(entries) or min(entries) < 0:
+                bad = next(index for index in entries if not is_int(index) or index < 0)
+                raise _bad_groups(f"{bad!r} in {where}")
+            if len(set(entries)) < len(entries):
+                repeated, _ = collections.Counter(entries).most_common(1)[0]
                 raise _bad_groups(f"{repeated!r} twice in {where}")
-        lists = [[int(index) for index in entry] for entry in entries]
-        sizes = np.array([len(entry) for entry in lists])
-        return cls(lists, Table(np.concatenate([np.array(entry) for entry in lists]), sizes))
+            lists.append([int(index) for index in entries])
+        sizes = np.array([len(entries) for entries in lists])
+        return cls(lists, Table(np.array([index for each in lists for index in each]), sizes))
 
     @classmethod
     def _of_labels(cls, labels: list[int]) -> "Lists":
-        for place, label in enumerate(labels):
-            if label < -1:
-                raise _bad_groups(f"the label {label} at index {place}")
-        missing = sorted(set(range(max(labels) + 1)) - set(labels))
-        if max(labels) < 0 or missing:
-            raise _bad_groups(f"labels none of which is {missing[0] if missing else 0}")
-        order = np.argsort(labels, kind="stable")
-        used = order[np.asarray(labels)[order] >= 0]
-        return cls(labels, Table(used, np.bincount([label for label in labels if label >= 0])))
+        values = np.array(labels)
+        if values.min() < -1:
+            place = int(np.argmax(values < -1))
+            raise _bad_groups(f"the label {labels[place]} at index {place}")
+        used = np.flatnonzero(values >= 0)
+        sizes = np.bincount(values[used])
+        if not used.size or not sizes.all():
+            missing = int(np.argmin(sizes)) if used.size else 0
+            raise _bad_groups(f"labels none of which is {missing}")
+        return cls(labels, Table(used[np.argsort(values[used], kind="stable")], sizes))
 
     @property
     def count(self) -> int | None:
@@ -118,6 +120,10 @@ class Lists:
                 f"disjoint groups has one. Received: the index {int(np.argmax(counts > 1))} in "
                 "two groups"
             )
+
+
+def _are_ints(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} or all(map(is_int, values))
 
 
 def _as_list(value: Any) -> Any:

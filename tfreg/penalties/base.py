@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_arguments, check_non_negative, check_strength
+from tfreg.checks import check_arguments, check_non_negative, check_strength, shown
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.compute.policy import should_batch
 from tfreg.inventory import Variable
@@ -252,7 +252,7 @@ class Penalty(ReadOnly, backend.Regularizer):
         return _sum_of(other, self)
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+        arguments = ", ".join(f"{name}={shown(value)}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 

@@ -114,9 +114,20 @@ class GroupLasso(Grouped):
             not divide. `axis=(0, 1), group_size=(16, 16)` is block sparsity.
         size_weighted: whether a group's norm is multiplied by the square root of its number of
             elements.
+        groups: groups of any sizes: a list of lists of indices, such as `[[0, 4], [1, 2, 3]]`, or a
+            label for each index, such as `[0, 1, 1, 1, 0, -1]` with -1 for what is in no group.
+            With an integer `axis`, the indices count along that, and each entry of the other axes
+            has groups of its own, as with `group_size`. With `"input"` or `"output"` a list merges
+            the groups of these inputs or outputs into one. Indices in no list are free, those in
+            several lists are penalized by each; `prox` needs disjoint lists. Under `tfreg.Joint` it
+            may be a list of such lists of lists, one for each weight.
+        group_weights: with `groups`, a number >= 0 for each of them, in place of the square root of
+            its number of elements: an array, or a registered function of the array of those
+            numbers. 0 leaves a group free.
 
     Raises:
-        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis.
+        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis or an
+            index. NotImplementedError: by `prox`, for `groups` that overlap.
 
     Example:
 
@@ -127,6 +138,12 @@ class GroupLasso(Grouped):
     >>> penalty.prox(kernel, step_size=1.0).numpy()
     array([[2.94, 0.  ],
            [3.92, 0.  ]], dtype=float32)
+
+    One group of the first two inputs, and one of the third, of a layer's kernel:
+
+    >>> penalty = tfreg.GroupLasso(1.0, axis="input", groups=[[0, 1], [2]], size_weighted=False)
+    >>> float(penalty(tf.constant([[3.0, 0.0], [0.0, 4.0], [1.0, 0.0]])))
+    6.0
 
     Reference:
         Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_arguments, check_array, check_bool, is_int
+from tfreg.checks import check_arguments, check_array, check_bool, is_int, shown
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, with_common_dtype
 from tfreg.groups import Groups, Lists
@@ -82,8 +82,10 @@ class Grouped(Penalty):
     ) -> None:
         super().__init__(factor)
         axes: Any = axis if _is_per_weight(axis) else [axis]
-        lists, self.groups = _checked_lists(groups)
-        self._is_per_weight = _is_per_weight(axis) or len(lists) > 1
+        has_lists = isinstance(groups, (list, tuple)) and any(map(_is_of_lists, groups))
+        lists, self.groups = _checked_lists(groups, has_lists)
+        self._has_axes = _is_per_weight(axis)
+        self._is_per_weight = self._has_axes or has_lists
         if len(axes) > 1 and len(lists) > 1 and len(axes) != len(lists):
             raise ValueError(
                 "Arguments `axis` and `groups` must have an entry for each weight. "
@@ -100,11 +102,11 @@ class Grouped(Penalty):
     def _check_group_weights(self, group_weights: Any) -> Any:
         if group_weights is None:
             return None
-        lists = self._groups[0].lists
+        lists = next((each.lists for each in self._groups if each.lists is not None), None)
         if lists is None or not self.size_weighted:
             raise ValueError(
                 "Argument `group_weights` goes with `groups`, in place of `size_weighted`. "
-                f"Received: groups={self.groups!r}, size_weighted={self.size_weighted!r}"
+                f"Received: groups={shown(self.groups)}, size_weighted={self.size_weighted!r}"
             )
         if callable(group_weights):
             backend.check_registered("group_weights", group_weights)
@@ -113,14 +115,14 @@ class Grouped(Penalty):
         if np.shape(weights) != lists.table.sizes.shape:
             raise ValueError(
                 f"Argument `group_weights` must have a number for each of the "
-                f"{len(lists.table.sizes)} groups. Received: group_weights={group_weights!r}"
+                f"{len(lists.table.sizes)} groups. Received: group_weights={shown(group_weights)}"
             )
         return weights
 
     @property
     def axis(self) -> Axis | list[Axis]:
         axes = [groups.axis for groups in self._groups]
-        return self._read_only("axis", axes) if self._is_per_weight else axes[0]
+        return self._read_only("axis", axes) if self._has_axes else axes[0]
 
     @property
     def group_size(self) -> GroupSize:
@@ -232,11 +234,11 @@ def _is_per_weight(axis: Any) -> bool:
     return isinstance(axis, list) and any(not is_int(entry) for entry in axis)
 
 
-def _checked_lists(groups: Any) -> tuple[list[Lists | None], Any]:
+def _checked_lists(groups: Any, is_per_weight: bool) -> tuple[list[Lists | None], Any]:
     """The lists of each weight, and `groups` as it is kept."""
     if groups is None:
         return [None], None
-    if isinstance(groups, (list, tuple)) and any(map(_is_of_lists, groups)):
+    if is_per_weight:
         each = [None if entry is None else Lists.of(entry) for entry in groups]
         return each, [None if lists is None else lists.given for lists in each]
     lists = Lists.of(groups)

@@ -117,9 +117,12 @@ class SparseGroupLasso(GroupLasso):
         group_size: the length of the runs that an axis is cut into, as for `GroupLasso`.
         size_weighted: whether a group's norm is multiplied by the square root of its number of
             elements.
+        groups: groups of any sizes, as lists of indices or as labels, as for `GroupLasso`.
+        group_weights: with `groups`, a number >= 0 for each, as for `GroupLasso`.
 
     Raises:
-        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis.
+        TypeError, ValueError: for other arguments; when called, if the weight lacks an axis or an
+            index. NotImplementedError: by `prox`, for `groups` that overlap.
 
     Example:
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tfreg
 from benchmarks import common
 
-AXES = [0, 1, "input", "output"]
+AXES: list[int | str] = [0, 1, "input", "output"]
 MODES = {"graph": False, "XLA": True}
 SIZE, FACTOR, TOLERANCE = 8, 0.1, 1e-5
 

@@ -4,10 +4,10 @@ import functools
 
 import tensorflow as tf
 
-from tfreg.compute.direct import Direct, is_large, padded, place, sliced
+from tfreg.compute.direct import Direct, is_large
 from tfreg.compute.numerics import reciprocal_or_zero, root
 from tfreg.compute.tables import gather
-from tfreg.compute.views import along, known_shape, reduce_groups
+from tfreg.compute.views import along, known_shape, padded, place, reduce_groups, sliced
 
 _ROW = 4096
 # Before it sums more terms than these, XLA:CPU writes them to memory.

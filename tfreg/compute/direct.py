@@ -21,8 +21,10 @@ from tfreg.compute.views import (
     known_shape,
     merged_around,
     numbers_of_elements,
+    padded,
     reduce_groups,
     repeat_runs,
+    sliced,
     spread,
 )
 
@@ -95,21 +97,6 @@ def roots_of_norms(x: tf.Tensor, runs: RunLengths, of_roots: bool = False) -> tf
             reduce = functools.partial(root_of_norm, of_roots=of_roots)
             x, of_roots = reduce_groups(reduce, x, {axis: size}), True
     return x if of_roots else root_or_zero(tf.abs(x))
-
-
-def place(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """The index along `axis`, to be broadcast against `x`."""
-    return tf.reshape(tf.range(known_shape(x)[axis]), [-1] + [1] * (x.shape.rank - 1 - axis))
-
-
-def sliced(x: tf.Tensor, axis: int, begin: int | None, end: int | None) -> tf.Tensor:
-    return x[(slice(None),) * axis + (slice(begin, end),)]
-
-
-def padded(x: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
-    paddings = [[0, 0]] * x.shape.rank
-    paddings[axis] = [before, after]
-    return tf.pad(x, paddings)
 
 
 class Direct:

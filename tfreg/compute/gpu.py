@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from tfreg.compute.direct import Direct, place
-from tfreg.compute.views import known_shape
+from tfreg.compute.direct import Direct
+from tfreg.compute.views import known_shape, place
 
 # TensorFlow's own kernels pad and select tensors up to this rank.
 _MAX_RANK = 5

@@ -45,6 +45,21 @@ def merged_around(
     return tf.reshape(result, [*shape[:axis], known_shape(result)[len(before)], *shape[axis + 1 :]])
 
 
+def place(x: tf.Tensor, axis: int) -> tf.Tensor:
+    """The index along `axis`, to be broadcast against `x`."""
+    return tf.reshape(tf.range(known_shape(x)[axis]), [-1] + [1] * (x.shape.rank - 1 - axis))
+
+
+def sliced(x: tf.Tensor, axis: int, begin: int | None, end: int | None) -> tf.Tensor:
+    return x[(slice(None),) * axis + (slice(begin, end),)]
+
+
+def padded(x: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
+    paddings = [[0, 0]] * x.shape.rank
+    paddings[axis] = [before, after]
+    return tf.pad(x, paddings)
+
+
 def lengths_of_runs(size: int | None, length: Any) -> Any:
     """The number of entries in each run of `size` along an axis of that `length`."""
     if size is None:

@@ -203,7 +203,7 @@ def same_process(benchmark, monkeypatch):
 
 @pytest.mark.slow
 def test_bench_groups_prints_each_kind_of_lists(benchmark, tmp_path, capsys):
-    options = ["--shape", "32x32", "--repeats", "1", "--out", str(tmp_path / "out.json")]
+    options = ["--shape", "520x512", "--repeats", "1", "--out", str(tmp_path / "out.json")]
     benchmark("bench_groups").main(options)
     measured = json.loads((tmp_path / "out.json").read_text())["measurements"]
     assert len(measured) == 4 * 6 * 2 and all(run["seconds"][1] > 0.0 for run in measured)

@@ -197,6 +197,28 @@ def test_what_is_in_no_group_is_free_even_if_it_is_not_finite():
 
 
 @keras.saving.register_keras_serializable("tests")
+def differences(sizes):
+    return abs(np.diff(sizes))
+
+
+@keras.saving.register_keras_serializable("tests")
+def negatives(sizes):
+    return -sizes
+
+
+def test_a_function_of_the_sizes_must_return_a_weight_for_each_group():
+    lists, w = [[0, 1, 2], [3]], tf.ones([5, 2])
+    with pytest.raises(ValueError, match="a number for each of the 2 groups"):
+        tfreg.GroupLasso(axis="input", groups=lists, group_weights=differences)(w)
+    with pytest.raises(ValueError, match=r"finite number >= 0.*, with -6\.0"):
+        tfreg.GroupLasso(axis="input", groups=lists, group_weights=negatives)(w)
+    penalty = tfreg.GroupLasso(axis="input", groups=lists, group_weights=roots_of_roots)
+    of_unknown = tf.function(penalty, input_signature=[tf.TensorSpec([None, 2])])
+    with pytest.raises(ValueError, match="only for weights of known shape"):
+        of_unknown(w)
+
+
+@keras.saving.register_keras_serializable("tests")
 def roots_of_roots(sizes):
     return np.sqrt(np.sqrt(sizes))
 
@@ -250,7 +272,10 @@ def test_bad_groups_name_the_first_bad_entry(groups, received):
             {"axis": 0, "group_weights": [1.0]},
             "`group_weights` must have a number for each of the 2",
         ),
-        ({"axis": 0, "group_weights": [1.0, -1.0]}, "`group_weights` must be a finite number >= 0"),
+        (
+            {"axis": 0, "group_weights": [1.0, -2.0]},
+            r"`group_weights` must be a finite number >= 0.*, with -2\.0",
+        ),
         ({"axis": 0, "group_weights": [1.0, 1.0], "size_weighted": False}, "in place of"),
     ],
 )
@@ -330,6 +355,26 @@ def test_joint_ties_the_kth_lists_of_each_weight(api):
     np.testing.assert_array_equal(shrunk[0][:3], np.zeros((3, 2)))
     np.testing.assert_allclose(shrunk[0][3:], first[3:], rtol=1e-6)
     np.testing.assert_array_equal(shrunk[1][:, 3:], np.zeros((2, 3)))
+
+
+def test_joint_weights_are_those_of_the_lists():
+    weights = [tf.constant([[3.0, 1.0]]), tf.constant([[4.0], [7.0], [1.0]])]
+    penalty = tfreg.GroupLasso(
+        1.0, ["output", "input"], groups=[None, [[0], [2]]], group_weights=[2.0, 0.5]
+    )
+    expected = 2.0 * 5.0 + 0.5 * 2.0**0.5
+    np.testing.assert_allclose(tfreg.Joint(penalty)(weights), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_joint_lists_that_overlap_have_no_proximal_operator(kind):
+    layer = keras.layers.Dense(2, use_bias=False)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    penalty = KINDS[kind](axis="input", groups=[[0, 1], [1, 2]])
+    tfreg.add_penalty(model, tfreg.Joint(penalty), weights=[layer])
+    [attached] = tfreg.get_penalties(model)
+    with pytest.raises(NotImplementedError, match="disjoint groups has one.*the index 1 in two"):
+        attached.prox(1.0)
 
 
 def test_joint_wants_lists_for_each_weight():

@@ -65,7 +65,7 @@ def check_array(name: str, value: object, least: float = -math.inf) -> float | n
     expected += ", in float32 too, or an array of those"
     if isinstance(value, numbers.Number):
         return check_number(name, value, expected, lambda n: least <= n and abs(n) <= FLOAT32_MAX)
-    received = f"Argument `{name}` must be {expected}. Received: {name}={value!r}"
+    received = f"Argument `{name}` must be {expected}. Received: {name}={shown(value)}"
     try:
         # NumPy takes True and "1" for numbers.
         if not _is_of_numbers(value):
@@ -75,8 +75,9 @@ def check_array(name: str, value: object, least: float = -math.inf) -> float | n
         raise ValueError(received) from error
     except (TypeError, ValueError) as error:
         raise TypeError(received) from error
-    if not ((np.abs(array) <= FLOAT32_MAX) & (array >= least)).all():
-        raise ValueError(received)
+    is_good = (np.abs(array) <= FLOAT32_MAX) & (array >= least)
+    if not is_good.all():
+        raise ValueError(f"{received}, with {array[~is_good][0]}")
     return array
 
 

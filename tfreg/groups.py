@@ -111,16 +111,6 @@ class Lists:
         """The number of indices if that is given, by labels."""
         return len(self.given) if is_int(self.given[0]) else None
 
-    def check_disjoint(self) -> None:
-        """Raises a NotImplementedError if an index is in two groups."""
-        if not self.table.is_disjoint:
-            counts = np.bincount(self.table.indices)
-            raise NotImplementedError(
-                "The proximal operator of groups that overlap has no known closed form; that of "
-                f"disjoint groups has one. Received: the index {int(np.argmax(counts > 1))} in "
-                "two groups"
-            )
-
 
 def _are_ints(values: list[Any]) -> bool:
     return set(map(type, values)) == {int} or all(map(is_int, values))

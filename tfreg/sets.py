@@ -97,10 +97,17 @@ class Sets:
         return [math.prod(shape[:axis]), count, math.prod(shape[axis + 1 :])]
 
     def scale(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        """Multiplies each group of `w`, none of which overlap, by its entry of the `grid`.
+        """Multiplies each group of `w` by its entry of the `grid`; what is in no group stays.
 
-        What is in no group stays.
+        Raises:
+            NotImplementedError: if an index is in two groups.
         """
+        if not self.table.is_disjoint:
+            first = int(np.argmax(np.bincount(self.table.indices) > 1))
+            raise NotImplementedError(
+                "The proximal operator of groups that overlap has no known closed form; that of "
+                f"disjoint groups has one. Received: the index {first} in two groups"
+            )
         spread = self._spread(self._picked(grid, w, fill=1.0), w)
         return tf.reshape(spread * self._entries(w), known_shape(w))
 

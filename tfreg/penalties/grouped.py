@@ -111,13 +111,7 @@ class Grouped(Penalty):
         if callable(group_weights):
             backend.check_registered("group_weights", group_weights)
             return group_weights
-        weights = check_array("group_weights", group_weights, least=0.0)
-        if np.shape(weights) != lists.table.sizes.shape:
-            raise ValueError(
-                f"Argument `group_weights` must have a number for each of the "
-                f"{len(lists.table.sizes)} groups. Received: group_weights={shown(group_weights)}"
-            )
-        return weights
+        return _checked_weights(group_weights, len(lists.table.sizes))
 
     @property
     def axis(self) -> Axis | list[Axis]:
@@ -142,8 +136,6 @@ class Grouped(Penalty):
         return self._kernel(w, factor=self.factor, **self._parameters(w, layout))
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
-        if self._groups[0].lists is not None:
-            self._groups[0].lists.check_disjoint()
         w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
         result = self._operator(w, strength=strength, **self._parameters(w, layout))
         return layout.merge(result, tensor)
@@ -161,8 +153,13 @@ class Grouped(Penalty):
         if weights is None:
             return self.size_weighted
         if callable(weights):
-            sizes = [group.known_sizes(w.shape) for group, w in zip(groups, parts)]
-            weights = np.asarray(weights(sum(sizes)), np.float64)
+            if not all(w.shape.is_fully_defined() for w in parts):
+                raise ValueError(
+                    "Argument `group_weights` may be a function only for weights of known shape. "
+                    f"Received: the shapes {[tuple(w.shape) for w in parts]}"
+                )
+            sizes = np.sum([group.known_sizes(w.shape) for group, w in zip(groups, parts)], axis=0)
+            weights = _checked_weights(weights(sizes), len(sizes))
         return eager_constants({"": weights}, accumulation_dtype(parts[0].dtype))[""]
 
     def get_config(self) -> dict[str, Any]:
@@ -216,8 +213,8 @@ class Grouped(Penalty):
                 return 1.0
             sizes = [group.listed_sizes(w) for w, group in zip(parts, groups)]
             return tf.sqrt(tf.add_n(sizes))
-        grid = weights_of(parts[0], groups[0], self._weighting(parts, groups))
-        return groups[0].listed(grid, parts[0])
+        w, sets = next(pair for pair in zip(parts, groups) if isinstance(pair[1], Sets))
+        return sets.listed(weights_of(w, sets, self._weighting(parts, groups)), w)
 
     def _groups_of(self, names: list[str]) -> list[Groups]:
         if not self._is_per_weight:
@@ -232,6 +229,17 @@ class Grouped(Penalty):
 
 def _is_per_weight(axis: Any) -> bool:
     return isinstance(axis, list) and any(not is_int(entry) for entry in axis)
+
+
+def _checked_weights(weights: Any, count: int) -> Any:
+    """The `group_weights` of that many groups."""
+    checked = check_array("group_weights", weights, least=0.0)
+    if np.shape(checked) != (count,):
+        raise ValueError(
+            f"Argument `group_weights` must have a number for each of the {count} groups. "
+            f"Received: group_weights={shown(weights)}"
+        )
+    return checked
 
 
 def _checked_lists(groups: Any, is_per_weight: bool) -> tuple[list[Lists | None], Any]:

@@ -46,11 +46,19 @@ def test_the_longest_name_wins_only_where_the_other_feature_has_its_own_column()
         (["sex", "sex"], ["sex"], "`columns` must be a non-empty list of distinct names"),
         (["sex"], [], "`features` must be a non-empty list of distinct names"),
         ("sex", ["sex"], "`columns` must be a non-empty list.*'sex'"),
+        (5, ["sex"], "`columns` must be a non-empty list.*5"),
+        (["a_b", "a_b_1"], ["a", "a_b"], "'a_b', which may be of any of .'a', 'a_b'"),
     ],
 )
 def test_what_cannot_be_told_is_an_error(columns, features, message):
     with pytest.raises(ValueError, match=message):
         tfreg.columns_by_feature(columns, features)
+
+
+@pytest.mark.parametrize("separator", ["", None])
+def test_a_separator_is_needed(separator):
+    with pytest.raises(ValueError, match="`separator` must be a non-empty string"):
+        tfreg.columns_by_feature(["sex_male"], ["sex"], separator)
 
 
 def test_another_separator_is_followed():

@@ -1,6 +1,7 @@
 """Groups by lists of indices: values, gradients and proximal operators against NumPy's loops."""
 
 import json
+import pickle
 
 import keras
 import numpy as np
@@ -252,6 +253,10 @@ BAD = [
     ([-1, -1], "none of which is 0"),
     ([0, -2], "label -2 at index 1"),
     ([0, 0.5], r"groups\[0\]=0"),
+    ([0, 10**13], "none of which is 1"),
+    ([0, 2**70], "none of which is 1"),
+    ([[0, 2**31]], "2147483648 in"),
+    (np.array(3), "groups=3"),
 ]
 
 
@@ -480,3 +485,116 @@ def test_anything_else_raises_a_documented_error(number):
 def test_long_lists_are_shown_without_their_middle():
     penalty = tfreg.GroupLasso(axis=0, groups=np.arange(10_000))
     assert "groups=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... 10000 in all]" in repr(penalty)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_of_one_may_be_infinite(kind, mode):
+    w = tf.constant([[1.0, np.inf], [2.0, 3.0]], tf.float64)
+    for arguments in ({"axis": "output", "groups": [[1]]}, {"axis": 1, "groups": [[1]]}):
+        penalty = KINDS[kind](**arguments)
+        value, gradient = MODES[mode](lambda w: value_and_gradient(penalty, w))(w)
+        eager, _ = value_and_gradient(penalty, w)
+        np.testing.assert_array_equal(value, eager)
+        assert not np.isnan(float(value)) and np.isfinite(gradient[0, 0])
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_of_weight_0_is_free_whatever_it_holds(kind, bad):
+    w = tf.constant([bad, 1.0, 3.0, 4.0], tf.float64)
+    lists, weights = [[0, 1], [2, 3]], [0.0, 1.0]
+    if kind == "SparseGroupLasso":
+        penalty = tfreg.SparseGroupLasso(0.7, 0.0, 0, groups=lists, group_weights=weights)
+    else:
+        penalty = KINDS[kind](axis=0, groups=lists, group_weights=weights)
+    without = type(penalty).from_config(
+        {**penalty.get_config(), "groups": lists[1:], "group_weights": weights[1:]}
+    )
+    joint = tfreg.Joint(penalty)
+    for function in (penalty, lambda w: joint([w])):
+        value, gradient = value_and_gradient(function, w)
+        expected_value, expected = value_and_gradient(without, w)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-12)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+    np.testing.assert_allclose(penalty.prox(w, 0.5), without.prox(w, 0.5), rtol=1e-12)
+    np.testing.assert_allclose(joint.prox_on([w], [None], 0.5)[0], without.prox(w, 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "device, mode",
+    # A TPU has nothing but XLA.
+    [(d, mode) for d in reductions.DEVICES for mode in MODES if d != "TPU" or mode == "xla"],
+    indirect=["device"],
+)
+def test_slopes_of_overlapping_groups_hold_for_huge_norms(mode, device):
+    lists = [[0, 1], [1, 2]]
+    joint = tfreg.Joint(tfreg.GroupLasso(1e-3, 0, groups=lists, size_weighted=False))
+
+    def of_two(w):
+        return value_and_gradient(lambda w: joint([w, w]), w)
+
+    for scale in (1e36, 1e-36):
+        w = tf.constant([scale, scale, 0.0], tf.float32)
+        _, gradient = MODES[mode](of_two)(w)
+        _, expected = of_two(tf.cast(w, tf.float64))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+def test_a_free_entry_that_is_nan_reaches_no_second_derivative_of_others():
+    penalty = tfreg.GroupLasso(1.0, "input", groups=[[0, 1]])
+    w = tf.Variable([[1.0, 2.0], [0.5, 1.0], [np.nan, 1.0]], dtype=tf.float64)
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            value = penalty(w)
+        total = tf.reduce_sum(inner.gradient(value, w)[:2])
+    second = outer.gradient(total, w)[:2]
+    assert np.isfinite(second).all() and np.abs(second).max() > 0.0
+
+
+@pytest.mark.parametrize("axis", [0, "input"])
+@pytest.mark.parametrize("groups, length", [([0, 1, 1], 5), ([0, 0, 1, 1], 3), ([[0, 9]], 3)])
+def test_a_running_graph_checks_indices_of_unknown_shapes(axis, groups, length):
+    penalty = tfreg.GroupLasso(1.0, axis, groups=groups)
+    value = tf.function(penalty, input_signature=[tf.TensorSpec([None, 2])], autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`groups` is for weights with"):
+        value(tf.ones([length, 2]))
+
+
+@keras.saving.register_keras_serializable("tests")
+def roots_in_tensorflow(sizes):
+    return tf.sqrt(tf.cast(sizes, tf.float32))
+
+
+def test_a_function_of_the_sizes_may_use_tensorflow():
+    lists, w = [[0, 1, 2], [3]], tf.ones([5, 2])
+    penalty = tfreg.GroupLasso(axis="input", groups=lists, group_weights=roots_in_tensorflow)
+    expected = tfreg.GroupLasso(axis="input", groups=lists)(w)
+    for mode in MODES.values():
+        np.testing.assert_allclose(mode(penalty)(w), expected, rtol=1e-6)
+
+
+def test_joint_weights_need_as_many_groups_of_each_weight():
+    groups = [[[0], [1]], [[0], [1], [2]]]
+    with pytest.raises(ValueError, match=r"as many groups of each weight. Received: \[2, 3\]"):
+        tfreg.GroupLasso(1.0, "input", groups=groups, group_weights=[1.0, 2.0])
+    penalty = tfreg.GroupLasso(
+        1.0, ["output", 0], groups=[None, [[0, 1]]], group_weights=roots_of_roots
+    )
+    with pytest.raises(ValueError, match=r"as many groups of each weight. Received: \[4, 1\]"):
+        tfreg.Joint(penalty)([tf.ones([3, 4]), tf.ones([2, 4])])
+
+
+def test_joint_takes_an_integer_axis_for_each_weight():
+    penalty = tfreg.GroupLasso(1.0, [0, 1], groups=[[[0]], [[1]]], size_weighted=False)
+    value = tfreg.Joint(penalty)([tf.constant([[3.0], [7.0]]), tf.constant([[7.0, 4.0]])])
+    assert float(value) == 5.0
+    assert penalty.axis == [0, 1]
+
+
+def test_an_unpickled_table_is_the_same():
+    penalty = tfreg.GroupLasso(axis=0, groups=[[0, 2], [1]])
+    penalty(tf.ones([3]))
+    again = pickle.loads(pickle.dumps(penalty))
+    assert again._groups[0] == penalty._groups[0]
+    assert "_hash" not in vars(again._groups[0].lists.table)

@@ -54,6 +54,10 @@ def resolve_axes(
     return axes
 
 
+# Gathers take indices of 32 bits.
+_MAX_INDEX = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Lists:
     """Groups as lists of indices.
@@ -83,9 +87,9 @@ class Lists:
             where = f"groups[{number}]={shown(entries)}"
             if not isinstance(entries, list) or not entries:
                 raise _bad_groups(where)
-            if not _are_ints(entries) or min(entries) < 0:
-                bad = next(index for index in entries if not is_int(index) or index < 0)
-                raise _bad_groups(f"{bad!r} in {where}")
+            if not _are_ints(entries) or not 0 <= min(entries) <= max(entries) <= _MAX_INDEX:
+                is_good = [is_int(index) and 0 <= index <= _MAX_INDEX for index in entries]
+                raise _bad_groups(f"{entries[is_good.index(False)]!r} in {where}")
             if len(set(entries)) < len(entries):
                 repeated, _ = collections.Counter(entries).most_common(1)[0]
                 raise _bad_groups(f"{repeated!r} twice in {where}")
@@ -95,15 +99,16 @@ class Lists:
 
     @classmethod
     def _of_labels(cls, labels: list[int]) -> "Lists":
-        values = np.array(labels)
-        if values.min() < -1:
-            place = int(np.argmax(values < -1))
+        if min(labels) < -1:
+            place = next(i for i, label in enumerate(labels) if label < -1)
             raise _bad_groups(f"the label {labels[place]} at index {place}")
+        there = set(labels) - {-1}
+        if max(labels) != len(there) - 1 or not there:
+            missing = next(label for label in range(len(there) + 1) if label not in there)
+            raise _bad_groups(f"labels none of which is {missing}")
+        values = np.array(labels)
         used = np.flatnonzero(values >= 0)
         sizes = np.bincount(values[used])
-        if not used.size or not sizes.all():
-            missing = int(np.argmin(sizes)) if used.size else 0
-            raise _bad_groups(f"labels none of which is {missing}")
         return cls(labels, Table(used[np.argsort(values[used], kind="stable")], sizes))
 
     @property
@@ -117,9 +122,9 @@ def _are_ints(values: list[Any]) -> bool:
 
 
 def _as_list(value: Any) -> Any:
-    if isinstance(value, (tuple, np.ndarray)):
-        return list(value.tolist() if isinstance(value, np.ndarray) else value)
-    return value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _bad_groups(received: str) -> ValueError:
@@ -246,10 +251,10 @@ class Groups:
             runs = Runs(whole, layout.counting_order(self.axis))
             if self.lists is None:
                 return runs
-            return Sets(self.lists.table, None, runs, layout.is_stack)
+            return Sets(self.lists.table, None, runs, layout.is_stack, self.lists.count)
         if self.lists is not None:
             [axis] = resolve_axes(self.axis, layout.rank, weight_name)
-            return Sets(self.lists.table, axis + layout.is_stack)
+            return Sets(self.lists.table, axis + layout.is_stack, count=self.lists.count)
         axes = resolve_axes(self.axis, layout.rank, weight_name)
         sizes = _entries(self.group_size) if self.group_size is not None else [None] * len(axes)
         lengths: dict[int, int | None] = {}

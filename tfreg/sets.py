@@ -27,20 +27,35 @@ class Sets:
             own. None with `runs`.
         runs: the groups that the indices count: all of a list are one group.
         stacked: with `runs`, whether the first axis stacks weights, each with its own groups.
+        count: the number of indices, if that is given.
     """
 
     table: Table
     axis: int | None = None
     runs: Runs | None = None
     stacked: bool = False
+    count: int | None = None
 
     def _viewed(self, listed: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """A vector of the runs of `w` with their numbers along the middle axis."""
-        return tf.reshape(listed, [known_shape(w)[0] if self.stacked else 1, -1, 1])
+        viewed = tf.reshape(listed, [known_shape(w)[0] if self.stacked else 1, -1, 1])
+        return self._long_enough(viewed)
 
     def _around_axis(self, w: tf.Tensor) -> tf.Tensor:
         shape, axis = known_shape(w), self.axis or 0
-        return tf.reshape(w, [math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])])
+        before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        return self._long_enough(tf.reshape(w, [before, shape[axis], after]))
+
+    def _long_enough(self, viewed: tf.Tensor) -> tf.Tensor:
+        """`viewed`, if its middle axis has all indices: known before only where the shape is."""
+        if viewed.shape[1] is not None:
+            return viewed
+        length = tf.shape(viewed)[1]
+        is_right = length >= self.table.reach if self.count is None else length == self.count
+        wanted = f"at least {self.table.reach}" if self.count is None else f"{self.count}"
+        message = f"Argument `groups` is for weights with {wanted} indices."
+        with tf.control_dependencies([tf.debugging.Assert(is_right, [message, length])]):
+            return tf.identity(viewed)
 
     def roots_of_norms(self, w: tf.Tensor) -> tf.Tensor:
         """The grid of the square roots of the groups' norms."""
@@ -171,14 +186,34 @@ class Sets:
             x = self._entries(self.direction(w, roots=roots))
             factors = self._picked(slopes, w, fill=0.0)
         else:
-            x = self._entries(w)
-            reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
-            each = reciprocals * (reciprocals * slopes)
-            each = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(each), each)
-            sums = self.table.transposed.reduced(each, tf.reduce_sum)
-            factors = up_to(self._count(w), sums, fill=0.0)
+            return self._scaled_by_several(w, slopes, roots)
         spread = self._spread(factors, w)
         product = tf.where(tf.equal(spread, 0.0), tf.zeros_like(x), spread * x)
+        return tf.reshape(product, known_shape(w))
+
+    def _scaled_by_several(self, w: tf.Tensor, slopes: tf.Tensor, roots: tf.Tensor) -> tf.Tensor:
+        """`sum_g slopes * w / norm`; with `1 / sqrt(norm)` over the largest of each entry's groups.
+
+        `1 / norm` may be beyond the dtype.
+        """
+        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+        reciprocals = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(reciprocals), reciprocals)
+        slopes = tf.broadcast_to(slopes, known_shape(reciprocals))
+
+        def largest_and_sum(both: tf.Tensor, axis: int) -> tf.Tensor:
+            reciprocals, slopes = tf.split(both, 2, axis=-1)
+            largest = tf.reduce_max(reciprocals, axis=axis, keepdims=True)
+            relative = tf.math.divide_no_nan(reciprocals, largest)
+            sums = tf.reduce_sum(slopes * tf.square(relative), axis=axis)
+            return tf.concat([tf.squeeze(largest, axis), sums], axis=-1)
+
+        both = tf.concat([reciprocals, slopes], axis=-1)
+        both = self.table.transposed.reduced(both, largest_and_sum)
+        largest, sums = tf.split(up_to(self._count(w), both, fill=0.0), 2, axis=-1)
+        strategy = reductions.current(w)
+        product = strategy.multiplied_twice(
+            self._entries(w), self._spread(largest, w), by=self._spread(sums, w)
+        )
         return tf.reshape(product, known_shape(w))
 
     def known_sizes(self, shape: tf.TensorShape) -> np.ndarray:

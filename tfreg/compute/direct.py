@@ -80,6 +80,16 @@ def root_of_norm(
     return factor * root_or_zero(root_or_zero(held))
 
 
+def unless_single(
+    root_of_norm: Callable[..., tf.Tensor], x: tf.Tensor, axis: int, of_roots: bool
+) -> tf.Tensor:
+    """`root_of_norm`, which XLA simplifies for a single entry to one that is NaN for infinity."""
+    if x.shape[axis] != 1:
+        return root_of_norm(x, axis=axis, of_roots=of_roots)
+    single = tf.squeeze(x, axis)
+    return tf.abs(single) if of_roots else root_or_zero(tf.abs(single))
+
+
 def _root_of_norm_in_float64(x, axis, of_roots):
     squares = tf.square(tf.cast(x, tf.float64))
     sums = tf.reduce_sum(tf.square(squares) if of_roots else squares, axis=axis)
@@ -191,7 +201,8 @@ class Direct:
         With `of_roots` the entries of `x` are square roots of what the norms are of.
         """
         norms = _root_of_norm_in_float64 if x.dtype == tf.float32 else root_of_norm
-        return table.reduced(x, functools.partial(norms, of_roots=of_roots), self.gather)
+        reduce = functools.partial(unless_single, norms, of_roots=of_roots)
+        return table.reduced(x, reduce, self.gather)
 
     def picked(
         self, grid: tf.Tensor, table: Table, length: int | tf.Tensor, fill: float
@@ -249,13 +260,13 @@ class Direct:
         self, x: tf.Tensor, factors: tf.Tensor, by: tf.Tensor | float = 1.0
     ) -> tf.Tensor:
         """`by * factors^2 * x`, even where the squares are beyond float32; 0 for a factor of 0."""
+        # What has no factor must not reach a derivative either, even if it is not finite.
+        x = tf.where(tf.equal(factors, 0.0), tf.zeros_like(x), x)
         if x.dtype == tf.float32 and not is_large(x):
             # Outside XLA, TensorFlow multiplies small tensors first, whatever the parentheses say.
             squares = tf.cast(by, tf.float64) * tf.square(tf.cast(factors, tf.float64))
-            product = tf.cast(squares * tf.cast(x, tf.float64), x.dtype)
-        else:
-            product = (by * factors) * (factors * x)
-        return tf.where(tf.equal(factors, 0.0), tf.zeros_like(x), product)
+            return tf.cast(squares * tf.cast(x, tf.float64), x.dtype)
+        return (by * factors) * (factors * x)
 
     def total_of_groups(self, grid: tf.Tensor, w: tf.Tensor, runs: RunLengths) -> tf.Tensor:
         """The sum of the entries of a `grid`, each group's once."""

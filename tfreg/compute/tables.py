@@ -42,6 +42,9 @@ class Table:
     def _hash(self) -> int:
         return hash(self._key)
 
+    def __reduce__(self) -> tuple:
+        return Table, (self.indices, self.sizes)  # the hash of bytes is another one elsewhere
+
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """The places in `indices` where the lists begin."""

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfreg.compute.direct import root_of_norm
+from tfreg.compute.direct import root_of_norm, unless_single
 from tfreg.compute.gpu import Gpu, moved
 from tfreg.compute.tiles import steps
 
@@ -45,7 +45,8 @@ class Tpu(Gpu):
         return x
 
     def roots_of_lists(self, x, table, of_roots):
-        return table.reduced(x, functools.partial(root_of_norm, of_roots=of_roots), self.gather)
+        reduce = functools.partial(unless_single, root_of_norm, of_roots=of_roots)
+        return table.reduced(x, reduce, self.gather)
 
     def spread(self, grid, w, runs):
         for step, shape in reversed(steps(tuple(w.shape), tuple(runs.items()))):

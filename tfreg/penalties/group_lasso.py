@@ -19,6 +19,7 @@ from tfreg.penalties.grouped import (
     Weighting,
     roots_of_norms,
     scaled_together,
+    weighted,
     weights_of,
 )
 from tfreg.penalties.registry import register
@@ -28,8 +29,9 @@ def weighted_norms(
     w: tf.Tensor, roots: tf.Tensor | None, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
     """`sum_g weight_g ||w_g||_2`"""
-    norms = groups.norm(w, roots)
-    return groups.total(weights_of(w, groups, weighting) * norms, w)
+    weights, norms = weights_of(w, groups, weighting), groups.norm(w, roots)
+    has_zeros = isinstance(weighting, tf.Tensor)
+    return groups.total(weighted(weights, norms) if has_zeros else weights * norms, w)
 
 
 @kernel(keeps=roots_of_norms)
@@ -53,9 +55,19 @@ def _(
     return groups.direction(w, weights, upstream, kept)
 
 
-def group_soft_threshold(w: tf.Tensor, threshold: tf.Tensor, groups: AnyGroups) -> tf.Tensor:
-    """`max(1 - threshold_g / ||w_g||, 0) w_g`; 0 in a zero group, also at threshold 0."""
-    return groups.scale(_shrinkage(groups.norm(w), threshold), w)
+def group_soft_threshold(
+    w: tf.Tensor, strength: tf.Tensor, groups: AnyGroups, weighting: Weighting
+) -> tf.Tensor:
+    """`max(1 - strength weight_g / ||w_g||_2, 0) w_g`; 0 in a zero group, also at strength 0."""
+    weights = weights_of(w, groups, weighting)
+    shrinkage = _shrinkage(groups.norm(w), strength * weights)
+    if isinstance(weighting, tf.Tensor):
+        shrinkage = _free_without_weight(shrinkage, weights)
+    return groups.scale(shrinkage, w)
+
+
+def _free_without_weight(shrinkage: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return tf.where(tf.equal(weights, 0.0), tf.ones_like(shrinkage), shrinkage)
 
 
 def _shrinkage(norm: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
@@ -70,8 +82,7 @@ def _shrinkage(norm: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
 def group_lasso_prox(
     w: tf.Tensor, strength: tf.Tensor, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
-    threshold = strength * weights_of(w, groups, weighting)
-    return group_soft_threshold(w, threshold, groups)
+    return group_soft_threshold(w, strength, groups, weighting)
 
 
 @compiled
@@ -80,7 +91,7 @@ def shrinkage_across_weights(
 ) -> tf.Tensor:
     """The factor by which each tied group shrinks; `norms` has a row for each weight."""
     shrinkage = _shrinkage(ACROSS_WEIGHTS.norm(norms), strength * group_weights)
-    return ACROSS_WEIGHTS.listed(shrinkage, norms)
+    return ACROSS_WEIGHTS.listed(_free_without_weight(shrinkage, group_weights), norms)
 
 
 @register
@@ -168,7 +179,7 @@ class GroupLasso(Grouped):
     ) -> tf.Tensor:
         parts, groups, norms = self._tied(tensors, layouts, names)
         # The norm of a scaled group is the scaled norm.
-        norms *= self._weights_across(parts, groups)
+        norms = weighted(self._weights_across(parts, groups), norms)
         return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, weighting=False)
 
     def _shrunk_together(

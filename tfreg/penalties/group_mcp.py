@@ -28,8 +28,10 @@ from tfreg.penalties.registry import register
 
 
 def _relative(norms: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """The norms over the groups' weights: the root mean squares."""
-    return norms / tf.where(weights > 0.0, weights, tf.ones_like(weights))
+    """The norms over the groups' weights: the root mean squares; 0 without a weight."""
+    has_weight = weights > 0.0
+    norms = tf.where(has_weight, norms, tf.zeros_like(norms))
+    return norms / tf.where(has_weight, weights, tf.ones_like(weights))
 
 
 def _terms(norms: tf.Tensor, weights: tf.Tensor, threshold: StepSize) -> tf.Tensor:

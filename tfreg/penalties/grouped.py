@@ -35,6 +35,11 @@ def weights_of(w: tf.Tensor, groups: AnyGroups, weighting: Weighting) -> tf.Tens
     return tf.sqrt(groups.sizes(w)) if weighting else tf.ones([], w.dtype)
 
 
+def weighted(weights: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """`weights * x`; 0 for a weight of 0, whatever `x` is."""
+    return tf.where(tf.equal(weights, 0.0), tf.zeros_like(x), weights * x)
+
+
 def roots_of_norms(w: tf.Tensor, groups: AnyGroups, **_: Any) -> tf.Tensor | None:
     return groups.roots_to_keep(w)
 
@@ -81,10 +86,11 @@ class Grouped(Penalty):
         group_weights: GroupWeights | None,
     ) -> None:
         super().__init__(factor)
-        axes: Any = axis if _is_per_weight(axis) else [axis]
         has_lists = isinstance(groups, (list, tuple)) and any(map(_is_of_lists, groups))
+        # A list of ints is one tuple of axes, which goes with no lists of indices.
+        self._has_axes = isinstance(axis, list) and (has_lists or not all(map(is_int, axis)))
+        axes: Any = axis if self._has_axes else [axis]
         lists, self.groups = _checked_lists(groups, has_lists)
-        self._has_axes = _is_per_weight(axis)
         self._is_per_weight = self._has_axes or has_lists
         if len(axes) > 1 and len(lists) > 1 and len(axes) != len(lists):
             raise ValueError(
@@ -111,7 +117,13 @@ class Grouped(Penalty):
         if callable(group_weights):
             backend.check_registered("group_weights", group_weights)
             return group_weights
-        return _checked_weights(group_weights, len(lists.table.sizes))
+        counts = {len(each.lists.table.sizes) for each in self._groups if each.lists is not None}
+        if len(counts) > 1:
+            raise ValueError(
+                "Argument `group_weights` needs as many groups of each weight. "
+                f"Received: {sorted(counts)} groups"
+            )
+        return _checked_weights(group_weights, *counts)
 
     @property
     def axis(self) -> Axis | list[Axis]:
@@ -158,8 +170,15 @@ class Grouped(Penalty):
                     "Argument `group_weights` may be a function only for weights of known shape. "
                     f"Received: the shapes {[tuple(w.shape) for w in parts]}"
                 )
-            sizes = np.sum([group.known_sizes(w.shape) for group, w in zip(groups, parts)], axis=0)
-            weights = _checked_weights(weights(sizes), len(sizes))
+            each = [group.known_sizes(w.shape) for group, w in zip(groups, parts)]
+            if len(set(map(len, each))) > 1:
+                raise ValueError(
+                    "Argument `group_weights` may be a function only for as many groups of each "
+                    f"weight. Received: {[len(sizes) for sizes in each]} groups"
+                )
+            sizes = np.sum(each, axis=0)
+            with tf.init_scope():  # the function may use TensorFlow
+                weights = _checked_weights(np.asarray(weights(sizes)), len(sizes))
         return eager_constants({"": weights}, accumulation_dtype(parts[0].dtype))[""]
 
     def get_config(self) -> dict[str, Any]:
@@ -225,10 +244,6 @@ class Grouped(Penalty):
                 f"Received: {self!r} for the weights {', '.join(names)}"
             )
         return self._groups
-
-
-def _is_per_weight(axis: Any) -> bool:
-    return isinstance(axis, list) and any(not is_int(entry) for entry in axis)
 
 
 def _checked_weights(weights: Any, count: int) -> Any:

@@ -95,8 +95,7 @@ def sparse_group_lasso_prox(
     sparse = w if l1 is None else _soft_threshold(w, strength * l1)
     if l2 is None:
         return sparse
-    threshold = strength * l2 * weights_of(w, groups, weighting)
-    return group_soft_threshold(sparse, threshold, groups)
+    return group_soft_threshold(sparse, strength * l2, groups, weighting)
 
 
 @compiled
@@ -117,7 +116,8 @@ class SparseGroupLasso(GroupLasso):
         group_size: the length of the runs that an axis is cut into, as for `GroupLasso`.
         size_weighted: whether a group's norm is multiplied by the square root of its number of
             elements.
-        groups: groups of any sizes, as lists of indices or as labels, as for `GroupLasso`.
+        groups: groups of any sizes, as lists of indices or as labels, as for `GroupLasso`. The L1
+            norm is that of all weights, of those in no group too.
         group_weights: with `groups`, a number >= 0 for each, as for `GroupLasso`.
 
     Raises:

@@ -202,7 +202,8 @@ class Sets:
 
         def largest_and_sum(both: tf.Tensor, axis: int) -> tf.Tensor:
             reciprocals, slopes = tf.split(both, 2, axis=-1)
-            largest = tf.reduce_max(reciprocals, axis=axis, keepdims=True)
+            # Of an entry in no group, the maximum would be minus infinity.
+            largest = tf.maximum(tf.reduce_max(reciprocals, axis=axis, keepdims=True), 0.0)
             relative = tf.math.divide_no_nan(reciprocals, largest)
             sums = tf.reduce_sum(slopes * tf.square(relative), axis=axis)
             return tf.concat([tf.squeeze(largest, axis), sums], axis=-1)

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 import tfreg
 from benchmarks import common
+from benchmarks.bench_kernels import MODES, gradient
 
 AXES: list[int | str] = [0, 1, "input", "output"]
-MODES = {"graph": False, "XLA": True}
 SIZE, FACTOR, TOLERANCE = 8, 0.1, 1e-5
 
 
@@ -67,13 +67,6 @@ def cases(shape):
             yield axis, name, tfreg.GroupLasso(FACTOR, axis, groups=groups), lists
 
 
-def value_and_gradient(penalty, w):
-    with tf.GradientTape() as tape:
-        tape.watch(w)
-        value = penalty(w)
-    return value, tape.gradient(value, w)
-
-
 def checked_runs(w, wanted):
     """What performs each run, by axis, name and mode."""
     exact = w.numpy().astype(np.float64)
@@ -83,7 +76,7 @@ def checked_runs(w, wanted):
         expected = reference(exact, axis, lists)
         for mode, jit_compile in MODES.items():
             run = tf.function(
-                functools.partial(value_and_gradient, penalty),
+                functools.partial(gradient, penalty),
                 jit_compile=jit_compile,
                 autograph=False,
             )

@@ -163,7 +163,7 @@ class Sets:
         Arguments as those of `Runs.direction`. A group of weight 0 adds 0, whatever its norm.
         """
         roots = self.roots_of_norms(w) if roots is None else roots
-        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+        reciprocals = _reciprocals(roots)
         roots_of_weights = tf.sqrt(tf.cast(group_weights, w.dtype)) * tf.ones_like(roots)
         is_free = tf.equal(roots_of_weights, 0.0)
         factors = tf.where(is_free, tf.zeros_like(roots), roots_of_weights * reciprocals)
@@ -182,12 +182,10 @@ class Sets:
     ) -> tf.Tensor:
         """`sum_g slopes * w / norm` with a grid of `slopes`; a slope of 0 adds 0."""
         roots = self.roots_of_norms(w) if roots is None else roots
-        if self.table.is_disjoint:
-            x = self._entries(self.direction(w, roots=roots))
-            factors = self._picked(slopes, w, fill=0.0)
-        else:
+        if not self.table.is_disjoint:
             return self._scaled_by_several(w, slopes, roots)
-        spread = self._spread(factors, w)
+        x = self._entries(self.direction(w, roots=roots))
+        spread = self._spread(self._picked(slopes, w, fill=0.0), w)
         product = tf.where(tf.equal(spread, 0.0), tf.zeros_like(x), spread * x)
         return tf.reshape(product, known_shape(w))
 
@@ -196,7 +194,7 @@ class Sets:
 
         `1 / norm` may be beyond the dtype.
         """
-        reciprocals = tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))
+        reciprocals = _reciprocals(roots)
         reciprocals = tf.where(tf.equal(slopes, 0.0), tf.zeros_like(reciprocals), reciprocals)
         slopes = tf.broadcast_to(slopes, known_shape(reciprocals))
 
@@ -222,3 +220,8 @@ class Sets:
         if self.runs is None:
             return self.table.sizes
         return self.table.sizes * math.prod(shape[axis] for axis, _ in self.runs.lengths)
+
+
+def _reciprocals(roots: tf.Tensor) -> tf.Tensor:
+    """`1 / roots`: 0 for 0, and NaN for an infinite one, which a 0 would hide."""
+    return tf.math.divide_no_nan(1.0, roots + tf.stop_gradient(roots - roots))

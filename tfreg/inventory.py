@@ -1,7 +1,9 @@
 """What is in a model: its layers, the weights that each made, and their paths."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
 
 from tfreg import backend
 
@@ -27,6 +29,37 @@ class Weight(NamedTuple):
     def scoped_path(self) -> str:
         """The path with the names that the layers had when the weight was made."""
         return backend.scoped_path(self.variable)
+
+
+class Member(NamedTuple):
+    """A weight in which the entries of a coupling have slices.
+
+    The `slices` are pairs of an axis and an int array of shape `(size, n)`, whose row k lists the
+    indices of entry k along that axis. Several pairs are slices along several axes, as the rows and
+    columns of a recurrent kernel: an entry is the union of its slices, and an element that is in
+    two of them counts once.
+    """
+
+    variable: Variable
+    path: str
+    slices: tuple[tuple[int, np.ndarray], ...]
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """What a coupling tells of itself: its entries are the rows of its members' slices.
+
+    `group_weight` is the weight of each entry's norm, or None where a penalty chooses that.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def members(self) -> Sequence[Member]: ...
+
+    @property
+    def group_weight(self) -> float | None: ...
 
 
 def walk(

@@ -33,6 +33,23 @@ from tfreg.backend.files import (
     is_writing_saved_model,
     save_as,
 )
+from tfreg.backend.graphs import (
+    Call,
+    Graph,
+    all_variables,
+    array_of,
+    classes_named,
+    evaluated,
+    function_name,
+    functional_of,
+    graph_of,
+    is_of_keras,
+    is_symbolic,
+    maker_of,
+    mapped,
+    shape_of,
+    tensor_name,
+)
 from tfreg.backend.models import (
     as_default,
     distinct,

@@ -1,0 +1,207 @@
+"""The graph of a model of either API: which operation was called on which symbolic tensors."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfreg.backend.apis import Layer, Model, is_layer, keras, tf_keras
+
+
+class Call(NamedTuple):
+    """One call of a layer, or of an operation such as `keras.ops.add`.
+
+    `args` and `kwargs` are its arguments; `inputs` the symbolic tensors in them, in order.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+class Graph(NamedTuple):
+    """The `calls` that lead from `inputs` to `outputs`, in an order in which they can be made."""
+
+    inputs: list[Any]
+    outputs: list[Any]
+    calls: list[Call]
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether `value` is a tensor of a graph of either API."""
+    return hasattr(value, "_keras_history")
+
+
+def mapped(structure: Any, replace: Callable[[Any], Any]) -> Any:
+    """`structure` with `replace` called on each symbolic tensor in its lists, tuples and dicts."""
+    if isinstance(structure, dict):
+        return {key: mapped(value, replace) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        entries = [mapped(value, replace) for value in structure]
+        return tuple(entries) if isinstance(structure, tuple) else entries
+    return replace(structure) if is_symbolic(structure) else structure
+
+
+def flat_tensors(structure: Any) -> list[Any]:
+    """The symbolic tensors in `structure`, those of a dict by sorted keys, as Keras orders them."""
+    return list(_tensors_in(structure))
+
+
+def _tensors_in(structure: Any) -> Iterator[Any]:
+    if isinstance(structure, dict):
+        for key in sorted(structure):
+            yield from _tensors_in(structure[key])
+    elif isinstance(structure, (list, tuple)):
+        for value in structure:
+            yield from _tensors_in(value)
+    elif is_symbolic(structure):
+        yield structure
+
+
+def graph_of(layer: Layer) -> Graph | None:
+    """The graph of a Functional or a built Sequential model; None for anything else."""
+    network = getattr(layer, "_functional", None) or layer
+    if isinstance(network, keras.Model):
+        by_depth = getattr(network, "_nodes_by_depth", None)
+    elif isinstance(network, tf_keras.Model) and network._is_graph_network:
+        by_depth = network._nodes_by_depth
+    else:
+        by_depth = None
+    if not by_depth:
+        return None
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    calls = [_call(node) for node in nodes if not node.is_input]
+    return Graph(flat_tensors(network.inputs), flat_tensors(network.outputs), calls)
+
+
+def _call(node: Any) -> Call:
+    if hasattr(node, "operation"):
+        args, kwargs = tuple(node.arguments.args), dict(node.arguments.kwargs)
+        outputs = flat_tensors(node.outputs)
+        return Call(node.operation, args, kwargs, flat_tensors([args, kwargs]), outputs)
+    args, kwargs = tuple(node.call_args), dict(node.call_kwargs)
+    return Call(node.layer, args, kwargs, flat_tensors([args, kwargs]), flat_tensors(node.outputs))
+
+
+def shape_of(tensor: Any) -> tuple[int | None, ...]:
+    """The shape of a symbolic tensor; that of a tensor of unknown rank is ()."""
+    shape = tensor.shape
+    if isinstance(shape, tf.TensorShape):
+        return tuple(shape.as_list()) if shape.rank is not None else ()
+    return tuple(shape)
+
+
+def tensor_name(tensor: Any) -> str:
+    """The name of the layer that yields an input of a model."""
+    return str(maker_of(tensor).name)
+
+
+def maker_of(tensor: Any) -> Any:
+    """The layer or operation that yields a symbolic tensor."""
+    return tensor._keras_history[0]
+
+
+def function_name(operation: Any) -> str | None:
+    """The name of the function that an operation of a graph stands for; None for a layer.
+
+    `"Add"` of `keras.ops.add`; `"math.add"` of `tf.math.add`, as tf_keras calls it.
+    """
+    if isinstance(operation, tf_keras.layers.Layer):
+        return getattr(operation, "symbol", None)
+    return None if is_layer(operation) else type(operation).__name__
+
+
+def is_of_keras(operation: Any) -> bool:
+    """Whether the class of `operation` is one of either API's own."""
+    return type(operation).__module__.split(".")[0] in (keras.__name__, tf_keras.__name__)
+
+
+def classes_named(name: str) -> list[type]:
+    """The layer classes that either API exports under `name`."""
+    modules = [keras.layers, tf_keras.layers, getattr(tf_keras.layers, "experimental", None)]
+    found = [getattr(module, name, None) for module in modules]
+    return [cls for cls in found if isinstance(cls, type)]
+
+
+def evaluated(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What `operation` yields at inference for tensors, as a flat list of arrays.
+
+    A layer that takes `training` gets it as False.
+    """
+    if is_layer(operation):
+        kwargs = {**kwargs, **({"training": False} if _takes_training(operation) else {})}
+    results = operation(*args, **kwargs)
+    return [array_of(result) for result in tf.nest.flatten(results)]
+
+
+def _takes_training(layer: Layer) -> bool:
+    if isinstance(layer, keras.layers.Layer):
+        return bool(layer._call_has_training_arg)
+    return bool(layer._expects_training_arg)
+
+
+def array_of(value: Any) -> Any:
+    """A variable or a tensor as an array; a weight in shards as a whole."""
+    return tf.convert_to_tensor(value).numpy()
+
+
+def all_variables(layer: Layer) -> list[Any]:
+    """The variables that `layer` itself made, trainable or not, seeds and counters included."""
+    if isinstance(layer, keras.layers.Layer):
+        return [*layer._trainable_variables, *layer._non_trainable_variables]
+    return [*layer._trainable_weights, *layer._non_trainable_weights]
+
+
+def functional_of(model: Model) -> Model:
+    """A functional model of the layers of a subclassed one, which must be built.
+
+    Raises:
+        ValueError: if the API cannot trace its `call`, or `call` uses weights that are no layer's.
+    """
+    try:
+        inputs = _inputs_of(model)
+        outputs = model.call(inputs)
+        api = keras if isinstance(model, keras.Model) else tf_keras
+        functional = api.Model(inputs, outputs, name=model.name)
+    except Exception as error:  # whatever the user's `call` raises on a symbolic tensor
+        raise ValueError(_untraceable(model, f"its call failed on symbolic tensors: {error}")) from (
+            error
+        )
+    inside = {id(weight) for weight in functional.weights}
+    outside = [weight for weight in model.weights if id(weight) not in inside]
+    if outside:
+        names = [getattr(weight, "path", weight.name) for weight in outside]
+        raise ValueError(_untraceable(model, f"no layer that its call uses holds {names}"))
+    return functional
+
+
+def _untraceable(model: Model, why: str) -> str:
+    return (
+        f"The subclassed model {model.name!r} cannot be followed: {why}. Build it of layers that "
+        "its `call` calls on its inputs, or as a functional model."
+    )
+
+
+def _inputs_of(model: Model) -> Any:
+    if isinstance(model, keras.Model):
+        shapes = dict(getattr(model, "_build_shapes_dict", None) or {})
+        if len(shapes) != 1:
+            raise ValueError(f"it takes {len(shapes)} arguments, where one can be followed")
+        [shape] = shapes.values()
+        return _keras_inputs(shape)
+    spec = model._saved_model_inputs_spec
+    if spec is None:
+        raise ValueError("it was never called")
+    return tf.nest.map_structure(
+        lambda each: tf_keras.Input(each.shape[1:], dtype=each.dtype), spec
+    )
+
+
+def _keras_inputs(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {key: _keras_inputs(value) for key, value in shape.items()}
+    if isinstance(shape, (list, tuple)) and shape and isinstance(shape[0], (list, tuple, dict)):
+        return [_keras_inputs(value) for value in shape]
+    return keras.Input(batch_shape=(None, *shape[1:]))

@@ -37,6 +37,23 @@ class Recipe(NamedTuple):
         }
         return getattr(distributions_of_probability(), self.name)(**arguments, **options)
 
+    def event_ranks(self, rank: int = 0) -> dict[str, int]:
+        """How many of the last axes of each number are no batch axes, by key.
+
+        `rank` is the same of the whole distribution in the one that it is part of.
+        """
+        properties = _class_named(self.name).parameter_properties()  # type: ignore[attr-defined]
+        ranks = {}
+        for argument, value in self.arguments:
+            own = getattr(properties.get(argument), "event_ndims", 0)
+            of_argument = rank + (own if isinstance(own, int) else 0)
+            if isinstance(value, str):
+                ranks[value] = of_argument
+            elif isinstance(value, (Recipe, tuple)):
+                for recipe in [value] if isinstance(value, Recipe) else value:
+                    ranks |= recipe.event_ranks(of_argument)
+        return ranks
+
     def description(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """The dict from which `read` rebuilds the recipe and the `numbers`."""
         arguments = {

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -236,6 +238,34 @@ class Groups:
     def _layout(self, layout: Layout) -> Layout:
         # An int names an axis of the weight, and does not see a convolution's groups in it.
         return layout if isinstance(self.axis, str) else layout.ungrouped()
+
+    def numbers(self, shape: Sequence[int], layout: Layout) -> np.ndarray:
+        """The number of the group, or of what the lists count, that each element is in.
+
+        It broadcasts to a weight of that `shape`.
+        """
+        if self.lists is not None and is_int(self.axis):
+            [axis] = resolve_axes(self.axis, layout.rank)
+            return np.reshape(np.arange(shape[axis]), [-1] + [1] * (layout.rank - 1 - axis))
+        layout = self._layout(layout)
+        runs: Any = dataclasses.replace(self, lists=None).resolve(layout)
+        lengths = layout.lengths_of_parts(shape)
+        number, count = np.zeros([1] * len(lengths), int), 1
+        for axis in reversed(runs.order or range(len(lengths))):
+            along = np.arange(lengths[axis])
+            if axis in dict(runs.lengths):
+                along //= dict(runs.lengths)[axis] or max(lengths[axis], 1)
+            along = along if along.any() else along[:1]
+            number = number + count * np.reshape(along, [-1] + [1] * (len(lengths) - 1 - axis))
+            count *= int(np.max(along, initial=0)) + 1
+        full: list[int] = []
+        merged = []
+        for axis in range(layout.rank):
+            parts = layout.parts_of(axis)
+            is_counted = any(number.shape[i] > 1 for i in parts)
+            full += [lengths[i] if is_counted else 1 for i in parts]
+            merged.append(math.prod(full[-len(parts) :]))
+        return np.reshape(np.broadcast_to(number, full), merged)
 
     @functools.lru_cache(maxsize=1024)
     def resolve(self, layout: Layout, weight_name: str = "weight") -> "Runs | Sets":

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -156,12 +156,15 @@ class Layout:
         """Reshapes `w` to one axis for each part."""
         if all(len(parts) == 1 for parts in self.axes):
             return w
-        shape = known_shape(w)
-        lengths = shape[: self.is_stack]
+        return tf.reshape(w, self.lengths_of_parts(known_shape(w)))
+
+    def lengths_of_parts(self, shape: Sequence[Any]) -> list[Any]:
+        """The lengths of the `parts` in a weight of `shape`."""
+        lengths = list(shape[: self.is_stack])
         for parts, length in zip(self.axes, shape[self.is_stack :]):
             known = math.prod(part.length or 1 for part in parts)
             lengths += [length // known if part.length is None else part.length for part in parts]
-        return tf.reshape(w, lengths)
+        return lengths
 
     def merge(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """Reshapes `x`, of the shape of `split(w)`, to the shape of `w`."""

@@ -88,9 +88,12 @@ def device_of(weight: tf.Tensor) -> str:
 
 def should_batch(tensors: Sequence[tf.Tensor]) -> bool:
     """Whether stacking `tensors`, of one shape and dtype, is faster than one kernel for each."""
-    shape = tensors[0].shape
-    is_small = shape.is_fully_defined() and shape.num_elements() <= STACK_MAX_ELEMENTS
-    return is_small and len(tensors) > 1
+    return len(tensors) > 1 and is_small(tensors[0])
+
+
+def is_small(tensor: tf.Tensor) -> bool:
+    """Whether a kernel of its own takes longer than copying `tensor`."""
+    return tensor.shape.is_fully_defined() and tensor.shape.num_elements() <= STACK_MAX_ELEMENTS
 
 
 @functools.cache

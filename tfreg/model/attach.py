@@ -1,14 +1,16 @@
 """Penalties over a model: on weights of several layers, apart or together, and on a schedule."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from tfreg import backend, schedules, steps
-from tfreg.inventory import Model
+from tfreg.inventory import HasMembers, Model
 from tfreg.model import penalized
 from tfreg.model.contents import Contents
+from tfreg.model.coupled import couplings_in, terms_of_couplings
 from tfreg.model.selection import Selection, Weights
 from tfreg.model.terms import Schedule, Step, Term, check_fit, sum_of
 from tfreg.penalties import Joint, Penalty, Sum, get
@@ -20,7 +22,7 @@ M = TypeVar("M", bound=Model)
 def add_penalty(
     model: M,
     penalty: Regularizer | Joint | str | dict[str, Any],
-    weights: Weights = None,
+    weights: Weights | HasMembers | Iterable[HasMembers] = None,
     schedule: Schedule | None = None,
     step: Step | None = None,
 ) -> M:
@@ -51,6 +53,10 @@ def add_penalty(
             - a function of (layer, weight): those for which it returns true.
             - a list of layers (for their kernels), variables, layer names and weight paths. A
               `Joint` gets the weights in this order.
+            - what `tfreg.couple(model)` returns, or a list of some of its couplings: the entries
+              of each coupling, with all they own of its weights, are the groups of a `GroupLasso`,
+              `SparseGroupLasso` or `GroupMCP` (or a `Sum` of those) with the default `axis`. Each
+              coupling has an entry of its own in `tfreg.get_penalties`.
 
             Weights are selected for good once all layers are built. A weight belongs to the layer
             that made it, even if a wrapper or another layer holds it too. Frozen weights add
@@ -96,15 +102,19 @@ def add_penalty(
         raise TypeError(
             f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"
         )
-    term = Term(
-        _checked_penalty(penalty),
-        Selection.in_model(model, weights),
-        backend.copied(schedules.check_schedule(schedule)),
-        steps.check_step(step, schedule),
-    )
+    checked, couplings = _checked_penalty(penalty), couplings_in(weights)
+    schedule = backend.copied(schedules.check_schedule(schedule))
+    step = steps.check_step(step, schedule)
+    if couplings is not None:
+        terms = terms_of_couplings(model, checked, couplings, schedule, step)
+    else:
+        selected: Any = weights
+        terms = [Term(checked, Selection.in_model(model, selected), schedule, step)]
     if model.built:  # raise now what the first step would raise
-        check_fit(Contents(model), term)
-    penalized.attach(model, [term])
+        contents = Contents(model)
+        for term in terms:
+            check_fit(contents, term)
+    penalized.attach(model, terms)
     backend.renew_compiled_functions(model)
     return model
 

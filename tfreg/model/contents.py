@@ -43,6 +43,11 @@ class Contents:
             for holder in holders
         }
 
+    @functools.cached_property
+    def weights_by_id(self) -> dict[int, Weight]:
+        """The weights by the ids of their variables."""
+        return {id(weight.variable): weight for weight in self.weights}
+
     def made_by(self, layer: Layer) -> list[Variable]:
         """The weights that `layer` made, as variables."""
         return [weight.variable for weight in self.weights if weight.layer is layer]

@@ -60,6 +60,11 @@ class Selection:
             f"Received: weights={weights!r}"
         )
 
+    @classmethod
+    def of_variables(cls, contents: Contents, variables: Sequence[Variable]) -> "Selection":
+        """The selection of these weights of a model with the `contents`."""
+        return cls([_place_of(contents, variable) for variable in variables])
+
     def select(self, contents: Contents) -> list[Weight]:
         """The selected weights among the `contents` of a model, in order."""
         if self._variables is not None:
@@ -76,7 +81,7 @@ class Selection:
         return selected
 
     def _remembered(self, contents: Contents) -> list[Weight]:
-        by_id = {id(weight.variable): weight for weight in contents.weights}
+        by_id = contents.weights_by_id
         ids = [id(variable) for variable in self._variables or ()]
         if not by_id.keys() >= set(ids):
             raise ValueError(_GONE.format(name=contents.name))
@@ -194,7 +199,8 @@ def _place_of(contents: Contents, entry: Any) -> str | Place:
         return entry
     if backend.is_variable(entry):
         kind, description = "weight", f"the variable {backend.weight_name(entry)}"
-        places = [weight.place for weight in contents.weights if weight.variable is entry]
+        known = contents.weights_by_id.get(id(entry))
+        places = [] if known is None else [known.place]
     elif backend.is_layer(entry):
         kind, description = "layer", f"the layer {entry.name!r}"
         places = [place for place, _, layer in contents.layers if layer is entry]

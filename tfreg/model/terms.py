@@ -14,6 +14,7 @@ from tfreg.model.contents import Contents
 from tfreg.model.selection import Selection, check_no_lora
 from tfreg.penalties import Joint, Penalty
 from tfreg.penalties.base import StepSize, check_step_size
+from tfreg.penalties.coupled import Coupled
 
 Schedule: TypeAlias = Callable[[tf.Tensor], float | tf.Tensor]
 Step: TypeAlias = backend.Optimizer | Variable | Callable[[], Variable | tf.Tensor]
@@ -42,7 +43,10 @@ class Term(NamedTuple):
 def check_fit(contents: Contents, term: Term) -> None:
     """Raises a ValueError if the penalty cannot apply to the selected weights."""
     variables = _selected(contents, term)
-    if isinstance(term.penalty, Joint):
+    if isinstance(term.penalty, Coupled):
+        shapes = [tuple(variable.shape) for variable in variables]
+        term.penalty.check_weights(shapes, [backend.weight_name(each) for each in variables])
+    elif isinstance(term.penalty, Joint):
         _value(contents, term, variables)
     else:  # the value would compile its kernels
         for variable in variables:
@@ -113,9 +117,9 @@ def prox_of(holder: Model, term: Term, step_size: StepSize) -> list[tf.Tensor]:
         ]
     if any(is_frozen):
         raise NotImplementedError(
-            "The proximal operator of a tfreg.Joint some of whose weights are frozen has no closed "
-            f"form. Freeze all of them or none. Received: {term.penalty!r} in the model "
-            f"{holder.name!r}"
+            "The proximal operator of a tfreg.Joint or a coupling some of whose weights are frozen "
+            f"has no closed form. Freeze all of them or none. Received: {term.penalty!r} in the "
+            f"model {holder.name!r}"
         )
     return term.penalty.prox_on(variables, layouts, step_size)
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,7 @@ from tfreg.inventory import Variable
 from tfreg.layout import Layout
 from tfreg.penalties.registry import class_named
 from tfreg.read_only import ReadOnly
+from tfreg.slices import Slices
 
 Regularizer: TypeAlias = (
     backend.keras.regularizers.Regularizer | backend.tf_keras.regularizers.Regularizer
@@ -22,6 +23,51 @@ Regularizer: TypeAlias = (
 WeightLike: TypeAlias = Variable | tf.Tensor
 StepSize: TypeAlias = float | tf.Tensor
 P = TypeVar("P", bound="Penalty")
+
+
+class Cut(NamedTuple):
+    """What is left of a weight: along each axis of its `shape` the indices `kept`, or all for None.
+
+    The layouts are those of the weight before and afterwards; None goes by position.
+    """
+
+    shape: tuple[int, ...]
+    kept: tuple[np.ndarray | None, ...]
+    name: str = "weight"
+    layout: Layout | None = None
+    new_layout: Layout | None = None
+
+    @property
+    def new_shape(self) -> tuple[int, ...]:
+        pairs = zip(self.shape, self.kept)
+        return tuple(length if indices is None else len(indices) for length, indices in pairs)
+
+    @property
+    def layouts(self) -> tuple[Layout, Layout]:
+        """Those before and afterwards."""
+        positional = Layout.positional(len(self.shape))
+        return self.layout or positional, self.new_layout or positional
+
+    @property
+    def is_whole(self) -> bool:
+        return all(indices is None for indices in self.kept)
+
+    def of_array(self, array: np.ndarray, batch_rank: int | None = None) -> np.ndarray:
+        """What is left of an `array` whose first axes broadcast to the weight's shape."""
+        rank = np.ndim(array) if batch_rank is None else batch_rank
+        for axis in range(rank):
+            indices = self.kept[axis - rank]
+            if indices is not None and array.shape[axis] != 1:
+                array = np.take(array, indices, axis)
+        return array
+
+    def not_carried(self, penalty: Any, reason: str) -> ValueError:
+        """The error for a `penalty` that does not hold for what is left."""
+        return ValueError(
+            f"{penalty!r} on weight {self.name} of shape {self.shape} cannot be carried to what is "
+            f"left of it, of shape {self.new_shape}: {reason}. Pass penalties=False, and add "
+            "penalties to the smaller model."
+        )
 
 
 # What release 0.5 called the methods that a subclass defines.
@@ -222,6 +268,45 @@ class Penalty(ReadOnly, backend.Regularizer):
     ) -> list[tf.Tensor]:
         """The proximal operator at several weights together, tensors of one dtype."""
         raise no_joint_prox(self)
+
+    def check_coupled(self) -> None:
+        """Raises a ValueError if the penalty is none of the entries of a coupling."""
+        raise ValueError(
+            "Argument `penalty` must be one that couples weights where `weights` are couplings: "
+            "GroupLasso, SparseGroupLasso, GroupMCP or a Sum of those. "
+            f"{type(self).__name__} does not couple weights. Received: penalty={self!r}"
+        )
+
+    def compute_coupled_value(
+        self, tensors: list[tf.Tensor], slices: Sequence[Slices], group_weight: float | None
+    ) -> tf.Tensor:
+        """The value at the entries of a coupling: `slices` of each of the `tensors`, of one dtype.
+
+        `group_weight` is the weight of each entry's norm, or None.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not couple weights.")
+
+    def compute_coupled_prox(
+        self,
+        tensors: list[tf.Tensor],
+        slices: Sequence[Slices],
+        group_weight: float | None,
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
+        """The proximal operator at the entries of a coupling that share no element."""
+        raise no_joint_prox(self)
+
+    def on_part(self: P, cut: "Cut") -> P:
+        """The penalty of what is left of a weight: the same, unless it counts along a cut axis.
+
+        Raises:
+            ValueError: if no penalty of what is left is the same.
+        """
+        return self
+
+    def on_parts(self: P, cuts: "Sequence[Cut]") -> P:
+        """Like `on_part`, of the penalty in a `tfreg.Joint`, which couples the weights."""
+        raise cuts[0].not_carried(self, "it couples weights")
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments in JSON's types."""

@@ -12,7 +12,7 @@ from tfreg.compute.kernels import Kernel, compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, StepSize
+from tfreg.penalties.base import Cut, P, Penalty, StepSize
 
 # What compiled functions call arguments of their own.
 _TAKEN = {"w", "weight", "factor", "upstream", "strength", "kept"}
@@ -114,6 +114,17 @@ class Elementwise(Penalty):
             return super().compute_prox(tensor, layout, step_size)
         strength = step_size * self.factor
         return self._operator(tensor, strength=strength, **self._parameters(tensor))
+
+    def on_part(self: P, cut: Cut) -> P:
+        arrays = {
+            name: value
+            for name in self._parameter_names
+            if isinstance(value := self._argument(name), np.ndarray) and value.ndim > 0
+        }
+        if cut.is_whole or not arrays:
+            return self
+        cut_arrays = {name: cut.of_array(array) for name, array in arrays.items()}
+        return type(self)(**{**self._arguments(), **cut_arrays})
 
     def _parameters(self, tensor: tf.Tensor) -> dict[str, Any]:
         """The further parameters of `f`: arrays as tensors, whose values are not compiled in."""

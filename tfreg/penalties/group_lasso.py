@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import reciprocal_or_zero
-from tfreg.layout import Layout
 from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
@@ -18,7 +17,6 @@ from tfreg.penalties.grouped import (
     GroupWeights,
     Weighting,
     roots_of_norms,
-    scaled_together,
     weighted,
     weights_of,
 )
@@ -174,35 +172,12 @@ class GroupLasso(Grouped):
     ) -> None:
         super().__init__(factor, axis, group_size, size_weighted, groups, group_weights)
 
-    def compute_joint_value(
-        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
-    ) -> tf.Tensor:
-        parts, groups, norms = self._tied(tensors, layouts, names)
+    def _value_across(self, norms: tf.Tensor, weights: tf.Tensor | float) -> tf.Tensor:
         # The norm of a scaled group is the scaled norm.
-        norms = weighted(self._weights_across(parts, groups), norms)
+        norms = weighted(weights, norms)
         return group_lasso(norms, factor=self.factor, groups=ACROSS_WEIGHTS, weighting=False)
 
-    def _shrunk_together(
-        self,
-        tensors: list[tf.Tensor],
-        layouts: list[Layout],
-        names: list[str],
-        strength: StepSize,
-    ) -> list[tf.Tensor]:
-        """The proximal operator of `strength` times the weighted norms of the tied groups."""
-        parts, groups, norms = self._tied(tensors, layouts, names)
-        shrinkage = shrinkage_across_weights(
-            norms,
-            strength=strength,
-            group_weights=self._weights_across(parts, groups),
-        )
-        return scaled_together(shrinkage, tensors, layouts, parts, groups)
-
-    def compute_joint_prox(
-        self,
-        tensors: list[tf.Tensor],
-        layouts: list[Layout],
-        names: list[str],
-        step_size: StepSize,
-    ) -> list[tf.Tensor]:
-        return self._shrunk_together(tensors, layouts, names, step_size * self.factor)
+    def _shrinkage_across(
+        self, norms: tf.Tensor, weights: tf.Tensor | float, strength: StepSize
+    ) -> tf.Tensor:
+        return shrinkage_across_weights(norms, strength=strength, group_weights=weights)

@@ -20,7 +20,6 @@ from tfreg.penalties.grouped import (
     Weighting,
     group_norms,
     roots_of_norms,
-    scaled_together,
     weights_of,
 )
 from tfreg.penalties.mcp import MCP
@@ -151,31 +150,18 @@ class GroupMCP(Grouped):
     def _parameters(self, tensor: tf.Tensor, layout: Layout) -> dict[str, Any]:
         return {"threshold": self.threshold, **super()._parameters(tensor, layout)}
 
-    def compute_joint_value(
-        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
-    ) -> tf.Tensor:
-        _, _, norms, weights = self._norms_of_tied(tensors, layouts, names)
-        return self.factor * tf.reduce_sum(_terms(norms, weights, self.threshold))
-
-    def compute_joint_prox(
-        self,
-        tensors: list[tf.Tensor],
-        layouts: list[Layout],
-        names: list[str],
-        step_size: StepSize,
-    ) -> list[tf.Tensor]:
-        parts, groups, norms, weights = self._norms_of_tied(tensors, layouts, names)
-        strength, threshold = step_size * self.factor, self.threshold
-        shrinkage = shrinkage_of_tied(
-            norms, strength=strength, weights=weights, threshold=threshold
-        )
-        return scaled_together(shrinkage, tensors, layouts, parts, groups)
-
-    def _norms_of_tied(
-        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
-    ) -> tuple[list[tf.Tensor], list[AnyGroups], tf.Tensor, tf.Tensor]:
-        """The split tensors, the groups of each, and the norm and weight of each tied group."""
-        parts, groups, norms = self._tied(tensors, layouts, names)
+    def _value_across(self, norms: tf.Tensor, weights: tf.Tensor | float) -> tf.Tensor:
         norms = group_norms(norms, factor=1.0, groups=ACROSS_WEIGHTS)
-        weights = tf.ones_like(norms) * self._weights_across(parts, groups)
-        return parts, groups, norms, weights
+        terms = _terms(norms, tf.ones_like(norms) * weights, self.threshold)
+        return self.factor * tf.reduce_sum(terms)
+
+    def _shrinkage_across(
+        self, norms: tf.Tensor, weights: tf.Tensor | float, strength: StepSize
+    ) -> tf.Tensor:
+        norms = group_norms(norms, factor=1.0, groups=ACROSS_WEIGHTS)
+        return shrinkage_of_tied(
+            norms,
+            strength=strength,
+            weights=tf.ones_like(norms) * weights,
+            threshold=self.threshold,
+        )

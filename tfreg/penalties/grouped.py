@@ -1,5 +1,6 @@
 """Grouped: what penalties of the norms of groups share."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -11,11 +12,13 @@ from tfreg import backend
 from tfreg.checks import check_arguments, check_array, check_bool, is_int, shown
 from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, with_common_dtype
-from tfreg.groups import Groups, Lists
+from tfreg.compute.policy import is_small
+from tfreg.groups import Groups, Lists, resolve_axes
 from tfreg.layout import Layout
-from tfreg.penalties.base import P, Penalty, StepSize
+from tfreg.penalties.base import Cut, P, Penalty, StepSize
 from tfreg.runs import Runs
 from tfreg.sets import Sets
+from tfreg.slices import Slices
 
 Axis: TypeAlias = int | str | tuple[int, ...]
 GroupSize: TypeAlias = int | tuple[int | None, ...] | None
@@ -66,10 +69,37 @@ def shrunk_groups(w: tf.Tensor, shrinkage: tf.Tensor, groups: AnyGroups) -> tf.T
     return groups.scale(groups.grid_of(shrinkage, w), w)
 
 
+def norms_of_entries(tensors: list[tf.Tensor], slices: Sequence[Slices]) -> tf.Tensor:
+    """Rows of norms of parts of a coupling's entries, or of their elements."""
+    rows, norms = [], []
+    for w, each in zip(tensors, slices):
+        # A kernel for each small weight takes longer, to compile and to run, than copying them.
+        for part, groups in each.parts(w, is_small=is_small(w)):
+            if groups is None:
+                rows.append(part)
+            else:
+                norms.append(group_norms(part, factor=1.0, groups=groups))
+    if norms:
+        rows.append(tf.stack(norms))
+    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=0)
+
+
+def _shrunk_entries(w: tf.Tensor, slices: Slices, shrinkage: tf.Tensor) -> tf.Tensor:
+    """`w` with the entries of a coupling multiplied by those of `shrinkage`."""
+    [(part, groups)] = slices.parts(w)
+    if groups is None:
+        # Not infinity times 0.
+        scaled = tf.where(tf.equal(shrinkage, 0.0), tf.zeros_like(part), shrinkage * part)
+    else:
+        scaled = shrunk_groups(part, shrinkage=shrinkage, groups=groups)
+    return slices.with_part(w, scaled)
+
+
 class Grouped(Penalty):
     """A penalty of the norms of the groups that a weight is cut into.
 
-    A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight.
+    A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight,
+    and defines `_value_across` and `_shrinkage_across`, those of groups that are tied over weights.
     """
 
     is_additive = True
@@ -154,6 +184,106 @@ class Grouped(Penalty):
 
     def check_joint(self) -> None:
         pass
+
+    def compute_joint_value(
+        self, tensors: list[tf.Tensor], layouts: list[Layout], names: list[str]
+    ) -> tf.Tensor:
+        parts, groups, norms = self._tied(tensors, layouts, names)
+        return self._value_across(norms, self._weights_across(parts, groups))
+
+    def compute_joint_prox(
+        self,
+        tensors: list[tf.Tensor],
+        layouts: list[Layout],
+        names: list[str],
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
+        parts, groups, norms = self._tied(tensors, layouts, names)
+        weights = self._weights_across(parts, groups)
+        shrinkage = self._shrinkage_across(norms, weights, step_size * self.factor)
+        return scaled_together(shrinkage, tensors, layouts, parts, groups)
+
+    def check_coupled(self) -> None:
+        given = {name: getattr(self, name) for name in ("group_size", "groups", "group_weights")}
+        named = [name for name, value in given.items() if value is not None]
+        if self._has_axes or self.axis != "output":
+            named = ["axis", *named]
+        if named:
+            raise ValueError(
+                f"Argument `{named[0]}` must be left out where `weights` are couplings, whose "
+                f"entries are the groups. Received: {self!r}"
+            )
+
+    def compute_coupled_value(
+        self, tensors: list[tf.Tensor], slices: Sequence[Slices], group_weight: float | None
+    ) -> tf.Tensor:
+        weight = self._weight_of_entries(tensors, slices, group_weight)
+        return self._value_across(norms_of_entries(tensors, slices), weight)
+
+    def compute_coupled_prox(
+        self,
+        tensors: list[tf.Tensor],
+        slices: Sequence[Slices],
+        group_weight: float | None,
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
+        weight = self._weight_of_entries(tensors, slices, group_weight)
+        shrinkage = self._shrinkage_across(
+            norms_of_entries(tensors, slices), weight, step_size * self.factor
+        )
+        return [_shrunk_entries(w, each, shrinkage) for w, each in zip(tensors, slices)]
+
+    def _weight_of_entries(
+        self, tensors: list[tf.Tensor], slices: Sequence[Slices], group_weight: float | None
+    ) -> float:
+        """The weight of each entry of a coupling, all of which have as many elements."""
+        if group_weight is not None:
+            return group_weight
+        if not self.size_weighted:
+            return 1.0
+        return math.sqrt(sum(each.count(w.shape) for w, each in zip(tensors, slices)))
+
+    def on_part(self: P, cut: Cut) -> P:
+        return self if cut.is_whole else self.on_parts([cut])
+
+    def on_parts(self: P, cuts: Sequence[Cut]) -> P:
+        """Like `on_part`: without the groups of which nothing is left."""
+        asked = self._groups_of([cut.name for cut in cuts])
+        lists: list[list[list[int]] | None] = []
+        first: list[int] = []
+        for each, cut in zip(asked, cuts):
+            _check_runs_are_whole(self, each, cut)
+            numbers = _kept_groups(self, each, cut)
+            lists.append(None if each.lists is None else _lists_left(each.lists, numbers))
+            # The k-th groups of all weights are one: all must have lost the same.
+            left = numbers.tolist() if each.lists is None else _places_of_full(lists[-1])
+            if len(lists) == 1:
+                first = left
+            elif left != first:
+                raise cut.not_carried(
+                    self, f"the groups left are not those that are left of {cuts[0].name}"
+                )
+        if all(each is None for each in lists):
+            return self
+        changed: dict[str, Any] = {}
+        if not first:  # a group that is free
+            lists, first = [[[0]] for _ in lists], [0]
+            changed = {"group_weights": [0.0], "size_weighted": True}
+        elif self.group_weights is not None and not callable(self.group_weights):
+            changed["group_weights"] = self.group_weights[first]
+        new = [each if each is None else [each[k] for k in first] for each in lists]
+        groups = new[0] if all(each == new[0] for each in new) else new
+        return type(self)(**{**self._arguments(), "groups": groups, **changed})
+
+    def _value_across(self, norms: tf.Tensor, weights: tf.Tensor | float) -> tf.Tensor:
+        """The value at tied groups; `norms` has a row for each weight, of norms or of entries."""
+        raise NotImplementedError
+
+    def _shrinkage_across(
+        self, norms: tf.Tensor, weights: tf.Tensor | float, strength: StepSize
+    ) -> tf.Tensor:
+        """The factor by which the proximal operator scales each tied group, as a vector."""
+        raise NotImplementedError
 
     def _parameters(self, w: tf.Tensor, layout: Layout) -> dict[str, Any]:
         groups = self._groups[0].resolve(layout)
@@ -244,6 +374,44 @@ class Grouped(Penalty):
                 f"Received: {self!r} for the weights {', '.join(names)}"
             )
         return self._groups
+
+
+def _kept_groups(penalty: Any, groups: Groups, cut: Cut) -> np.ndarray:
+    """The numbers that the groups, or what the lists count, had before, of those that are left."""
+    before, after = cut.layouts
+    old = cut.of_array(groups.numbers(cut.shape, before))
+    new = groups.numbers(cut.new_shape, after)
+    shape = np.broadcast_shapes(old.shape, new.shape)
+    old, new = np.broadcast_to(old, shape), np.broadcast_to(new, shape)
+    numbers = np.full(int(new.max(initial=-1)) + 1, -1)
+    numbers[new.ravel()] = old.ravel()
+    if (numbers[new] != old).any():
+        raise cut.not_carried(penalty, "a group loses entries that other groups keep")
+    return numbers
+
+
+def _lists_left(lists: Lists, numbers: np.ndarray) -> list[list[int]]:
+    """The lists of what is left, of which some may be empty."""
+    table = lists.table
+    places = np.full(max(table.reach, int(numbers.max(initial=-1)) + 1), -1)
+    places[numbers] = np.arange(len(numbers))
+    split = np.split(places[table.indices], np.cumsum(table.sizes)[:-1])
+    return [entries[entries >= 0].tolist() for entries in split]
+
+
+def _places_of_full(lists: list[list[int]] | None) -> list[int]:
+    return [place for place, entries in enumerate(lists or []) if entries]
+
+
+def _check_runs_are_whole(penalty: Any, groups: Groups, cut: Cut) -> None:
+    """Raises a ValueError if an axis that is cut into runs is among those of the `cut`."""
+    if groups.group_size is None:
+        return
+    axes = resolve_axes(groups.axis, len(cut.shape), cut.name)  # type: ignore[arg-type]
+    sizes = groups.group_size if isinstance(groups.group_size, tuple) else (groups.group_size,)
+    for axis, size in zip(axes, sizes):
+        if size not in (None, 1) and cut.kept[axis] is not None:
+            raise cut.not_carried(penalty, f"its groups are runs along axis {axis}")
 
 
 def _checked_weights(weights: Any, count: int) -> Any:

@@ -10,6 +10,7 @@ from tfreg.checks import check_arguments
 from tfreg.compute.numerics import with_common_dtype
 from tfreg.layout import Layout
 from tfreg.penalties.base import (
+    Cut,
     Penalty,
     StepSize,
     WeightLike,
@@ -79,7 +80,7 @@ class Joint(ReadOnly):
         self, weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
     ) -> tf.Tensor:
         """The value at `weights` whose axes mean what `layouts` say; None goes by position."""
-        tensors, layouts, names = _known(weights, layouts)
+        tensors, layouts, names = known_weights(weights, layouts)
         if isinstance(self.penalty, Penalty):
             value = self.penalty.compute_joint_value(tensors, layouts, names)
         else:
@@ -114,11 +115,21 @@ class Joint(ReadOnly):
         """
         if not isinstance(self.penalty, Penalty):
             raise no_joint_prox(self)
-        tensors, layouts, names = _known(weights, layouts)
+        tensors, layouts, names = known_weights(weights, layouts)
         wide = with_common_dtype(tensors)
         step_size = check_step_size(step_size, wide[0].dtype)
         results = self.penalty.compute_joint_prox(wide, layouts, names, step_size)
         return [tf.cast(result, tensor.dtype) for result, tensor in zip(results, tensors)]
+
+    def on_parts(self, cuts: Sequence[Cut]) -> "Joint | None":
+        """The penalty of what is left of the weights, or None if nothing is penalized any more.
+
+        Raises:
+            ValueError: if no penalty of what is left is the same.
+        """
+        if not isinstance(self.penalty, Penalty) or all(cut.is_whole for cut in cuts):
+            return self
+        return Joint(self.penalty.on_parts(cuts))
 
     def get_config(self) -> dict[str, Any]:
         return {"penalty": backend.serialize(self.penalty)}
@@ -132,7 +143,7 @@ class Joint(ReadOnly):
         return f"Joint({getattr(self.penalty, '__name__', repr(self.penalty))})"
 
 
-def _known(
+def known_weights(
     weights: Sequence[WeightLike], layouts: Sequence[Layout | None]
 ) -> tuple[list[tf.Tensor], list[Layout], list[str]]:
     """The `weights` as tensors, their layouts, and their names for messages."""

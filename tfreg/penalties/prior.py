@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg import backend, distributions, traits
@@ -12,7 +13,7 @@ from tfreg.compute.kernels import compiled, kernel
 from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast, share
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, StepSize
+from tfreg.penalties.base import Cut, Penalty, StepSize
 from tfreg.penalties.registry import register
 
 
@@ -210,6 +211,20 @@ class Prior(Penalty):
         prox = PROXIMAL_OPERATORS[self.distribution]
         numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
         return prox(tensor, strength=step_size * self.factor, **numbers)
+
+    def on_part(self, cut: Cut) -> "Prior":
+        ranks = self._recipe.event_ranks()
+        numbers = {
+            key: (
+                cut.of_array(number, np.ndim(number) - ranks[key])
+                if np.ndim(number) > ranks[key]
+                else number
+            )
+            for key, number in self._numbers.items()
+        }
+        if all(numbers[key] is number for key, number in self._numbers.items()):
+            return self
+        return type(self)(factor=self.factor, floor=self.floor, **self._recipe.description(numbers))
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -23,6 +23,7 @@ from tfreg.penalties.grouped import (
     weights_of,
 )
 from tfreg.penalties.registry import register
+from tfreg.slices import Slices
 
 # A smaller one is 0 in float32, and would hide infinity.
 _LEAST_SHARE = float(np.finfo(np.float32).tiny)
@@ -184,5 +185,34 @@ class SparseGroupLasso(GroupLasso):
         if l1 is not None:
             tensors = [soft_threshold(tensor, threshold=strength * l1) for tensor in tensors]
         if l2 is not None:
-            tensors = self._shrunk_together(tensors, layouts, names, strength * l2)
+            tensors = super().compute_joint_prox(tensors, layouts, names, step_size * l2)
+        return tensors
+
+    def compute_coupled_value(
+        self, tensors: list[tf.Tensor], slices: Sequence[Slices], group_weight: float | None
+    ) -> tf.Tensor:
+        terms = []
+        l1, l2 = self._shares()
+        if l1 is not None:
+            # An element of two entries is in the norms of both, and here once.
+            penalized = [each.only(w) for w, each in zip(tensors, slices)]
+            terms += [l1 * l1_norm(w, factor=self.factor) for w in penalized]
+        if l2 is not None:
+            terms.append(l2 * super().compute_coupled_value(tensors, slices, group_weight))
+        return tf.add_n(terms)
+
+    def compute_coupled_prox(
+        self,
+        tensors: list[tf.Tensor],
+        slices: Sequence[Slices],
+        group_weight: float | None,
+        step_size: StepSize,
+    ) -> list[tf.Tensor]:
+        l1, l2 = self._shares()
+        if l1 is not None:
+            threshold = step_size * self.factor * l1
+            sparse = [soft_threshold(w, threshold=threshold) for w in tensors]
+            tensors = [each.only(x, w) for x, w, each in zip(sparse, tensors, slices)]
+        if l2 is not None:
+            tensors = super().compute_coupled_prox(tensors, slices, group_weight, step_size * l2)
         return tensors

@@ -9,8 +9,9 @@ from tfreg import backend
 from tfreg.checks import check_arguments
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.layout import Layout
-from tfreg.penalties.base import P, Penalty, Regularizer, StepSize
+from tfreg.penalties.base import Cut, P, Penalty, Regularizer, StepSize
 from tfreg.penalties.registry import register
+from tfreg.slices import Slices
 
 
 @register
@@ -90,6 +91,36 @@ class Sum(Penalty):
             penalty.compute_joint_value(tensors, layouts, names) for penalty in self.penalties
         ]
         return tf.add_n(values)
+
+    def check_coupled(self) -> None:
+        for penalty in self.penalties:
+            if not isinstance(penalty, Penalty):
+                raise ValueError(
+                    "Argument `penalty` must couple weights where `weights` are couplings, which "
+                    f"no regularizer of Keras does. Received: {penalty!r} in penalty={self!r}"
+                )
+            penalty.check_coupled()
+
+    def compute_coupled_value(
+        self, tensors: list[tf.Tensor], slices: Sequence[Slices], group_weight: float | None
+    ) -> tf.Tensor:
+        return tf.add_n(
+            [
+                penalty.compute_coupled_value(tensors, slices, group_weight)
+                for penalty in self.penalties
+            ]
+        )
+
+    def on_part(self, cut: Cut) -> "Sum":
+        return Sum(
+            [
+                penalty.on_part(cut) if isinstance(penalty, Penalty) else penalty
+                for penalty in self.penalties
+            ]
+        )
+
+    def on_parts(self, cuts: Sequence[Cut]) -> "Sum":
+        return Sum([penalty.on_parts(cuts) for penalty in self.penalties])
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(

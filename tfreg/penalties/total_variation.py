@@ -1,7 +1,9 @@
 """TotalVariation: keep neighbouring weights close, with few jumps."""
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from tfreg.checks import check_bool, is_int
@@ -16,7 +18,7 @@ from tfreg.compute.reductions import (
 )
 from tfreg.groups import check_axis, resolve_axes
 from tfreg.layout import Layout
-from tfreg.penalties.base import Penalty, StepSize
+from tfreg.penalties.base import Cut, Penalty, StepSize
 from tfreg.penalties.registry import register
 from tfreg.runs import Runs
 
@@ -159,6 +161,13 @@ class TotalVariation(Penalty):
                 f"Received: {', '.join(names)} for order={self.order}"
             )
         return self._along((0,), tf.stack(with_common_dtype(tensors)))
+
+    def on_parts(self, cuts: Sequence[Cut]) -> "TotalVariation":
+        for cut in cuts:
+            pairs: Any = zip(cut.kept, cuts[0].kept)
+            if not all(np.array_equal(*pair) for pair in pairs):
+                raise cut.not_carried(self, f"other entries are left than of {cuts[0].name}")
+        return self
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(

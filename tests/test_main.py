@@ -290,4 +290,4 @@ def test_version(capsys):
 def test_without_a_command_prints_help(capsys):
     command.main([])
     out = capsys.readouterr().out
-    assert out.startswith("usage: tfreg ") and "demo" in out
+    assert out.startswith("usage: tfreg ") and "demo" in out and "compact" in out

@@ -1,9 +1,10 @@
 """Structured weight penalties for Keras 3 on TensorFlow and for tf_keras."""
 
-from tfreg import callbacks, features, kernels, layers, model, penalties, schedules
+from tfreg import callbacks, features, kernels, layers, model, penalties, schedules, structure
 from tfreg.features import *
 from tfreg.model import *
 from tfreg.penalties import *
+from tfreg.structure import *
 
 __version__ = "0.5.0"
 
@@ -11,3 +12,4 @@ __all__ = ["callbacks", "kernels", "layers", "schedules"]
 __all__ += features.__all__
 __all__ += model.__all__
 __all__ += penalties.__all__
+__all__ += structure.__all__

@@ -1,8 +1,13 @@
 """How Keras writes and reads model files: what its savers ask of a model, and what they name it."""
 
+import json
+import logging
 import sys
 import types
+import zipfile
 from typing import Any
+
+import h5py
 
 from tfreg.backend.apis import Model, api_of, keras, tf_keras
 from tfreg.backend.serialization import in_old_format_of_tf_keras
@@ -94,3 +99,50 @@ def deserialize_model(
             {"class_name": name, "config": config["config"]}, custom_objects
         )
     return api.saving.deserialize_keras_object(config, custom_objects=custom_objects)
+
+
+def load_model(path: str) -> Model:
+    """Loads a model of either API from a .keras or .h5 file, compiled if it was.
+
+    Raises:
+        ValueError: if the file holds no model.
+    """
+    api = tf_keras if _version_in_file(path).startswith("2.") else keras
+    try:
+        return api.models.load_model(path)
+    except (TypeError, ValueError):
+        if api is tf_keras or zipfile.is_zipfile(path):
+            raise
+    # Keras 3 looks for losses and metrics such as "mse" under other names than it writes into .h5.
+    try:
+        return keras.models.load_model(path, custom_objects=_losses_by_name())
+    except (TypeError, ValueError):
+        model = keras.models.load_model(path, compile=False)
+    logging.getLogger(__name__).warning(
+        "%s was loaded without its optimizer, loss and metrics, which Keras cannot read.", path
+    )
+    return model
+
+
+def _losses_by_name() -> dict[str, Any]:
+    named = {**vars(keras.metrics), **vars(keras.losses)}
+    functions = {name: f for name, f in named.items() if isinstance(f, types.FunctionType)}
+    aliases = ("mse", "mae", "mape", "msle", "kld")
+    return {**functions, **{name: keras.losses.get(name) for name in aliases}}
+
+
+def _version_in_file(path: str) -> str:
+    """The version of Keras that wrote a model file: tf_keras has kept to 2."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if "metadata.json" in file.namelist():
+                return str(json.loads(file.read("metadata.json"))["keras_version"])
+    elif h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            version = file.attrs.get("keras_version", "")
+            if "model_config" in file.attrs:
+                return version.decode() if isinstance(version, bytes) else str(version)
+    raise ValueError(
+        "Argument `path` must be a .keras or .h5 file that holds a whole model. "
+        f"Received: path={path!r}"
+    )

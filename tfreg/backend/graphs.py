@@ -160,15 +160,13 @@ def functional_of(model: Model) -> Model:
     Raises:
         ValueError: if the API cannot trace its `call`, or `call` uses weights that are no layer's.
     """
+    inputs = _inputs_of(model)
+    api = keras if isinstance(model, keras.Model) else tf_keras
     try:
-        inputs = _inputs_of(model)
-        outputs = model.call(inputs)
-        api = keras if isinstance(model, keras.Model) else tf_keras
-        functional = api.Model(inputs, outputs, name=model.name)
+        functional = api.Model(inputs, model.call(inputs), name=model.name)
     except Exception as error:  # whatever the user's `call` raises on a symbolic tensor
-        raise ValueError(_untraceable(model, f"its call failed on symbolic tensors: {error}")) from (
-            error
-        )
+        why = f"its call fails on symbolic tensors: {error}"
+        raise ValueError(_untraceable(model, why)) from error
     inside = {id(weight) for weight in functional.weights}
     outside = [weight for weight in model.weights if id(weight) not in inside]
     if outside:
@@ -187,13 +185,17 @@ def _untraceable(model: Model, why: str) -> str:
 def _inputs_of(model: Model) -> Any:
     if isinstance(model, keras.Model):
         shapes = dict(getattr(model, "_build_shapes_dict", None) or {})
-        if len(shapes) != 1:
-            raise ValueError(f"it takes {len(shapes)} arguments, where one can be followed")
+        if len(shapes) > 1:
+            why = f"its call takes the tensors {sorted(shapes)}, and not one or a list or dict"
+            raise ValueError(_untraceable(model, why))
+        if not shapes:
+            why = "it was never called, or Keras could not trace its call on symbolic tensors"
+            raise ValueError(_untraceable(model, why))
         [shape] = shapes.values()
         return _keras_inputs(shape)
     spec = model._saved_model_inputs_spec
     if spec is None:
-        raise ValueError("it was never called")
+        raise ValueError(_untraceable(model, "it was never called"))
     return tf.nest.map_structure(
         lambda each: tf_keras.Input(each.shape[1:], dtype=each.dtype), spec
     )

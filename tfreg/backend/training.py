@@ -42,7 +42,7 @@ def compile_like(new: Model, old: Model) -> bool:
         return False
     arguments = dict(compiled.config)
     with scope_of(old):
-        arguments["optimizer"] = copied_optimizer(old.optimizer)
+        arguments["optimizer"] = None if old.optimizer is None else _copied(old.optimizer)
         for name in ("metrics", "weighted_metrics"):
             arguments[name] = _copied_metrics(arguments.get(name))
         if is_of_keras_3:  # the optimizer scales the loss already, if it does
@@ -53,11 +53,6 @@ def compile_like(new: Model, old: Model) -> bool:
     if new.jit_compile != old.jit_compile:
         new.jit_compile = old.jit_compile
     return True
-
-
-def copied_optimizer(old: Optimizer) -> Optimizer:
-    """An optimizer of the same class and config, which knows no weights yet."""
-    return _copied(old)
 
 
 def _copied_metrics(metrics: Any) -> Any:

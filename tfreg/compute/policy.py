@@ -93,7 +93,8 @@ def should_batch(tensors: Sequence[tf.Tensor]) -> bool:
 
 def is_small(tensor: tf.Tensor) -> bool:
     """Whether a kernel of its own takes longer than copying `tensor`."""
-    return tensor.shape.is_fully_defined() and tensor.shape.num_elements() <= STACK_MAX_ELEMENTS
+    is_known = tensor.shape.is_fully_defined()
+    return bool(is_known and tensor.shape.num_elements() <= STACK_MAX_ELEMENTS)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from tfreg import backend
 from tfreg.checks import check_bool
 from tfreg.inventory import Layer, Model, Variable
 from tfreg.model.carried import carry_penalties
+from tfreg.model.penalized import own_class
 from tfreg.structure import configs, edits, transfer
 from tfreg.structure.couplings import couplings_of, traced
 from tfreg.structure.liveness import Outcome, decide
@@ -105,6 +106,12 @@ def _without(
         carry_penalties(model, followed, small, twins, cuts)
     if optimizer:
         transfer.carry_training(model, small, cuts, shifts)
+    if own_class(small).train_step is not own_class(model).train_step:
+        _logger.warning(
+            "tfreg.compact: the smaller model is a %s without the train_step of %s.",
+            own_class(small).__name__,
+            own_class(model).__name__,
+        )
     return small
 
 

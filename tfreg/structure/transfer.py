@@ -160,7 +160,9 @@ def carry_training(
         cuts: what is kept of the old variables.
         shifts: what was added to them; averages of weights gain it too.
     """
-    if not training.compile_like(new, old) or not backend.is_built(old.optimizer):
+    if not training.compile_like(new, old) or old.optimizer is None:
+        return
+    if not backend.is_built(old.optimizer):
         return
     pairs = variable_pairs(old, new, {})
     twins = {id(variable): twin for variable, twin in pairs if variable is not None}

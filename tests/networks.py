@@ -23,7 +23,6 @@ class Network:
     build: Callable
     only: str = ""  # the Keras that has its layers, if the other has not
     rules: Callable = lambda api: None  # what `tfreg.couple` must be told of its layers
-    is_slow: bool = False  # whether building and calling it takes long
 
     def __call__(self, api):
         return self.build(api)
@@ -39,11 +38,12 @@ class Network:
 NETWORKS: dict[str, Network] = {}
 
 
-def network(**arguments):
-    """Enters a function of an api in `NETWORKS`."""
+def network(needs=None, **arguments):
+    """Enters a function of an api in `NETWORKS`, if Keras has the layer that it `needs`."""
 
     def enter(build):
-        NETWORKS[build.__name__] = Network(build.__name__, build, **arguments)
+        if needs is None or hasattr(keras.layers, needs):
+            NETWORKS[build.__name__] = Network(build.__name__, build, **arguments)
         return build
 
     return enter
@@ -359,7 +359,7 @@ def group_norms(api):
     return api.Model(x, k.Dense(2, name="last")(k.GlobalAveragePooling2D()(y)))
 
 
-@network(only="keras")
+@network(needs="RMSNormalization", only="keras")
 def rms_norms(api):
     k = api.layers
     x = api.Input((4, 5))
@@ -399,7 +399,7 @@ def positions_class(api):
     return api.saving.register_keras_serializable("networks")(Positions)
 
 
-@network(rules=lambda api: {positions_class(api): "elementwise"}, is_slow=True)
+@network(rules=lambda api: {positions_class(api): "elementwise"})
 def bert(api):
     """Two blocks of an encoder, whose width LayerNormalization fixes."""
     k = api.layers
@@ -469,7 +469,7 @@ def tied_head_class(api):
     return TiedHead
 
 
-@network(rules=lambda api: {tied_head_class(api): "dense"}, is_slow=True)
+@network(rules=lambda api: {tied_head_class(api): "dense"})
 def language_model(api):
     """LSTM layers between an embedding and its transpose."""
     k = api.layers
@@ -504,7 +504,7 @@ def masked(api):
     return api.Model(words, k.Dense(2, name="last")(k.GlobalAveragePooling1D()(y)))
 
 
-@network(is_slow=True)
+@network()
 def stacked_cells(api):
     k = api.layers
     x = api.Input((4, 3))
@@ -512,7 +512,7 @@ def stacked_cells(api):
     return api.Model(x, k.Dense(2, name="last")(k.RNN(cells, name="stacked")(x)))
 
 
-@network(is_slow=True)
+@network()
 def bidirectional(api):
     k = api.layers
     x = api.Input((4, 3))
@@ -534,7 +534,7 @@ def time_distributed(api):
     return api.Model(x, k.Dense(2, name="last")(k.SimpleRNN(4, name="rnn")(y)))
 
 
-@network(is_slow=True)
+@network()
 def conv_lstm(api):
     k = api.layers
     x = api.Input((3, 5, 5, 2))

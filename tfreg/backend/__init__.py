@@ -31,6 +31,7 @@ from tfreg.backend.files import (
     is_saved_as_preset,
     is_saved_model_of_tf_keras,
     is_writing_saved_model,
+    load_model,
     save_as,
 )
 from tfreg.backend.graphs import (
@@ -44,11 +45,14 @@ from tfreg.backend.graphs import (
     functional_of,
     graph_of,
     is_of_keras,
+    is_set_to_train,
     is_symbolic,
     maker_of,
     mapped,
     shape_of,
+    takes_by_name,
     tensor_name,
+    variables_among,
 )
 from tfreg.backend.models import (
     as_default,

@@ -1,11 +1,13 @@
 """The graph of a model of either API: which operation was called on which symbolic tensors."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfreg.backend.apis import Layer, Model, is_layer, keras, tf_keras
+from tfreg.backend.apis import Layer, Model, is_input, is_layer, keras, tf_keras
+from tfreg.backend.tensors import is_variable
 
 
 class Call(NamedTuple):
@@ -61,7 +63,21 @@ def _tensors_in(structure: Any) -> Iterator[Any]:
 
 
 def graph_of(layer: Layer) -> Graph | None:
-    """The graph of a Functional or a built Sequential model; None for anything else."""
+    """The graph of a Functional or a built Sequential model; None for anything else.
+
+    A subclass with a `call` of its own has none.
+    """
+    return None if has_own_call(layer) else network_of(layer)
+
+
+def has_own_call(layer: Layer) -> bool:
+    """Whether the class of `layer`, or one that it inherits from, is not Keras's in its `call`."""
+    module = type(layer).call.__module__
+    return module.split(".")[0] not in (keras.__name__, tf_keras.__name__)
+
+
+def network_of(layer: Layer) -> Graph | None:
+    """The graph that a Functional or Sequential model holds, whatever its `call` does."""
     network = getattr(layer, "_functional", None) or layer
     if isinstance(network, keras.Model):
         by_depth = getattr(network, "_nodes_by_depth", None)
@@ -83,6 +99,25 @@ def _call(node: Any) -> Call:
         return Call(node.operation, args, kwargs, flat_tensors([args, kwargs]), outputs)
     args, kwargs = tuple(node.call_args), dict(node.call_kwargs)
     return Call(node.layer, args, kwargs, flat_tensors([args, kwargs]), flat_tensors(node.outputs))
+
+
+def is_set_to_train(call: Call) -> bool:
+    """Whether a layer is called with `training=True`, which is not its default."""
+    parameter = inspect.signature(type(call.operation).call).parameters.get("training")
+    return call.kwargs.get("training") is True and not (parameter and parameter.default is True)
+
+
+def takes_by_name(call: Call) -> bool:
+    """Whether a model whose inputs are no dict is called with one."""
+    model, given = call.operation, call.args[0] if call.args else None
+    network = getattr(model, "_functional", None) or model
+    inputs = getattr(network, "_inputs_struct", getattr(network, "_nested_inputs", None))
+    return isinstance(given, dict) and not isinstance(inputs, dict)
+
+
+def variables_among(*structures: Any) -> list[Any]:
+    """The variables among the arguments of a call."""
+    return [leaf for leaf in tf.nest.flatten(structures) if is_variable(leaf)]
 
 
 def shape_of(tensor: Any) -> tuple[int | None, ...]:
@@ -128,12 +163,23 @@ def classes_named(name: str) -> list[type]:
 def evaluated(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """What `operation` yields at inference for tensors, as a flat list of arrays.
 
-    A layer that takes `training` gets it as False.
+    A layer keeps nothing of it, such as an activity regularizer's loss.
     """
-    if is_layer(operation):
-        kwargs = {**kwargs, **({"training": False} if _takes_training(operation) else {})}
-    results = operation(*args, **kwargs)
+    function = operation
+    if is_layer(operation) and function_name(operation) is None:
+        function = operation.call
+        if _takes_training(operation):
+            kwargs = {**kwargs, "training": False}
+        args, kwargs = tf.nest.map_structure(
+            lambda value: _autocast(operation, value), (args, kwargs)
+        )
+    results = function(*args, **kwargs)
     return [array_of(result) for result in tf.nest.flatten(results)]
+
+
+def _autocast(layer: Layer, value: Any) -> Any:
+    is_float = tf.is_tensor(value) and value.dtype.is_floating
+    return tf.cast(value, layer.compute_dtype) if is_float else value
 
 
 def _takes_training(layer: Layer) -> bool:
@@ -161,18 +207,50 @@ def functional_of(model: Model) -> Model:
         ValueError: if the API cannot trace its `call`, or `call` uses weights that are no layer's.
     """
     inputs = _inputs_of(model)
+    _check_inference_is_the_default(model, inputs)
     api = keras if isinstance(model, keras.Model) else tf_keras
-    try:
-        functional = api.Model(inputs, model.call(inputs), name=model.name)
-    except Exception as error:  # whatever the user's `call` raises on a symbolic tensor
-        why = f"its call fails on symbolic tensors: {error}"
-        raise ValueError(_untraceable(model, why)) from error
+    functional = api.Model(inputs, _called(model, inputs), name=model.name)
     inside = {id(weight) for weight in functional.weights}
     outside = [weight for weight in model.weights if id(weight) not in inside]
     if outside:
         names = [getattr(weight, "path", weight.name) for weight in outside]
         raise ValueError(_untraceable(model, f"no layer that its call uses holds {names}"))
     return functional
+
+
+def _check_inference_is_the_default(model: Model, inputs: Any) -> None:
+    """Raises a ValueError if `call` does something else at inference than by default."""
+    if "training" not in inspect.signature(model.call).parameters:
+        return
+    called = [
+        _calls_towards(_called(model, inputs, **kwargs)) for kwargs in ({}, {"training": False})
+    ]
+    if called[0] != called[1]:
+        why = "its call does something else for training=False than without `training`"
+        raise ValueError(_untraceable(model, why))
+
+
+def _called(model: Model, inputs: Any, **kwargs: Any) -> Any:
+    try:
+        return model.call(inputs, **kwargs)
+    except Exception as error:  # whatever the user's `call` raises on a symbolic tensor
+        why = f"its call fails on symbolic tensors: {error}"
+        raise ValueError(_untraceable(model, why)) from error
+
+
+def _calls_towards(outputs: Any) -> list[Any]:
+    """What is called on the way to symbolic `outputs`: layers, and the names of functions."""
+    found, seen = [], set()
+    pending = flat_tensors(outputs)
+    while pending:
+        tensor = pending.pop()
+        operation, node_index = tensor._keras_history[:2]
+        if (id(operation), node_index) in seen or is_input(operation):
+            continue
+        seen.add((id(operation), node_index))
+        found.append(function_name(operation) or id(operation))
+        pending += _call(operation._inbound_nodes[node_index]).inputs
+    return found
 
 
 def _untraceable(model: Model, why: str) -> str:
@@ -183,6 +261,16 @@ def _untraceable(model: Model, why: str) -> str:
 
 
 def _inputs_of(model: Model) -> Any:
+    """New inputs like those of `model`.
+
+    Raises:
+        ValueError: if they are not known.
+    """
+    network = getattr(model, "_functional", None) or model
+    known = getattr(network, "_inputs_struct", getattr(network, "_nested_inputs", None))
+    if known is not None:
+        api = keras if isinstance(model, keras.Model) else tf_keras
+        return mapped(known, lambda each: api.Input(shape_of(each)[1:], dtype=each.dtype))
     if isinstance(model, keras.Model):
         shapes = dict(getattr(model, "_build_shapes_dict", None) or {})
         if len(shapes) > 1:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfreg.backend.apis import Layer, Model, api_of, is_layer, is_model, keras, tf_keras
-from tfreg.backend.graphs import all_variables, flat_tensors, graph_of, mapped
+from tfreg.backend.graphs import all_variables, flat_tensors, has_own_call, mapped, network_of
 
 # Marks the config of a layer that another layer's config holds.
 _MARK = "tfreg_layer"
@@ -84,7 +84,15 @@ class Rebuilding:
             new = self.copy(old)
             if not new.built:
                 _build(old, new)
+            self._build_what_is_called_inside()
         return new
+
+    def _build_what_is_called_inside(self) -> None:
+        """Builds layers that others call as functions, such as an activation with weights."""
+        for number, old in self._originals.items():
+            copy = self._copies[number]
+            if is_layer(old) and old.built and not copy.built and all_variables(old):
+                copy.build_from_config(old.get_build_config())
 
     def copy(self, old: Any) -> Any:
         """The copy of a layer or of an operation."""
@@ -98,7 +106,7 @@ class Rebuilding:
             return self._operation(old)
         if isinstance(old, (keras.Sequential, tf_keras.Sequential)):
             return _with_policy_of(old, self._sequential(old))
-        if is_model(old) and graph_of(old) is not None:
+        if is_model(old) and network_of(old) is not None:
             return _with_policy_of(old, self._functional(old))
         if _is_function_layer(old):
             # Its config is that of the function, which may not have a public name.
@@ -223,7 +231,7 @@ class Rebuilding:
         is_of_keras_3 = isinstance(old, keras.Model)
         inputs = old._inputs_struct if is_of_keras_3 else old._nested_inputs
         outputs = old._outputs_struct if is_of_keras_3 else old._nested_outputs
-        graph = graph_of(old)
+        graph = network_of(old)
         assert graph is not None
         tensors = {}
         for tensor in flat_tensors(inputs):
@@ -242,6 +250,11 @@ class Rebuilding:
             return mapped(structure, lambda tensor: tensors[id(tensor)])
 
         cls = self._class_of(old) if _is_made_like_functional(old, self._class_of(old)) else None
+        if cls is None and has_own_call(old):
+            raise ValueError(
+                f"The model {old.name!r} in the model cannot be made anew: its class has a `call` "
+                "and a constructor of its own."
+            )
         cls = cls or api_of(type(old)).Model
         new = cls(new_of(inputs), new_of(outputs), name=old.name)
         if not is_of_keras_3:

@@ -10,7 +10,7 @@ import pathlib
 import sys
 import tempfile
 
-from tfreg.backend import files
+from tfreg import backend
 from tfreg.cli.tables import print_table
 from tfreg.model.contents import Contents
 from tfreg.structure.compact import compact
@@ -52,7 +52,7 @@ def run(source, target, fold):
 
 def _loaded(source):
     try:
-        return files.load_model(str(source))
+        return backend.load_model(str(source))
     except Exception as error:  # of whatever kind the libraries that read files raise
         sys.exit(
             f"tfreg compact: {source} cannot be loaded: {error}\n"

@@ -1,16 +1,22 @@
 """Rules for what acts on each channel apart: elementwise functions, merging, pooling, dropout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.structure.axes import arguments_of
 from tfreg.structure.tracing import Known, Rule, Step, Value
 
-# Functions of Keras that mix channels; all of its other activations are elementwise.
-_MIXING = {"softmax", "log_softmax", "sparsemax", "glu", "sparse_softmax"}
+# Functions, and layers as activations, that act on each element apart.
+_ELEMENTWISE = set(
+    "linear relu relu6 elu selu celu gelu silu swish mish sigmoid hard_sigmoid hard_silu "
+    "hard_swish hard_tanh hard_shrink soft_shrink softplus softsign tanh tanh_shrink "
+    "exponential exp leaky_relu leakyrelu thresholdedrelu log_sigmoid squareplus sparse_plus "
+    "sparse_sigmoid threshold square abs sin cos erf".split()
+)
 
 
 def passes(step: Step) -> list[Value]:
@@ -22,28 +28,33 @@ def passes(step: Step) -> list[Value]:
 
 def elementwise(step: Step) -> list[Value]:
     """A function of the elements of its inputs at one place, and of weights at one channel."""
+    if len(step.output_shapes) != 1:
+        return step.pin_all(f"{step.path} has several outputs")
     [shape] = step.output_shapes
     axes = tuple(_broadcast(step, shape, axis) for axis in range(-len(shape), 0))
+    if any(each is not None and n not in (None, len(each)) for n, each in zip(shape, axes)):
+        return step.pin_all(f"{step.path} yields more or fewer channels than it gets")
     output = Value(shape, axes, step.path)
     for variable in step.trace.variables_in(step.operation):
         _follow_weight(step, variable, output)
-    step.constants = lambda known: [_evaluated(step, output, known)]
+    if backend.is_of_keras(step.operation):
+        step.constants = lambda known: [_evaluated(step, output, known)]
     return [output]
 
 
 def multiply(step: Step) -> list[Value]:
     """Elementwise products: one factor that is 0 is enough."""
     [output] = elementwise(step)
-    axis = output.channel_axis
+    labels = None if output.channel_axis is None else output.axes[output.channel_axis]
 
     def constants(known: list[Known]) -> list[Known]:
         product = _evaluated(step, output, known)
-        if axis is None:
+        if labels is None:
             return [None]
         for value, factors in zip(step.inputs, known):
             if factors is None or not _is_aligned(value, output):
                 continue
-            product = np.full(len(factors), np.nan) if product is None else product
+            product = np.full(len(labels), np.nan) if product is None else product
             product = np.where(factors == 0.0, 0.0, product)
         return [product]
 
@@ -58,9 +69,11 @@ def activation(step: Step) -> list[Value]:
 
 
 def softmax(step: Step) -> list[Value]:
-    axes = np.ravel(getattr(step.operation, "axis", -1)).tolist()
-    [value] = step.inputs[:1]
-    if any(value.axes[axis] is not None for axis in axes):
+    [value], masks = step.inputs[:1], step.inputs[1:]
+    axis = (arguments_of(step) or {}).get("axis", -1)
+    if axis is None:  # the last for TensorFlow's function, all for Keras's
+        axis = -1 if hasattr(step.operation, "symbol") else range(len(value.shape))
+    if masks or any(value.axes[each] is not None for each in np.ravel(axis).tolist()):
         return step.pin_all(f"{step.path} takes a softmax over it")
     return [value._replace(source=step.path)]
 
@@ -86,12 +99,13 @@ def mixing_reason(step: Step, function: Any) -> str | None:
         return None
     name = getattr(function, "__name__", type(function).__name__)
     # An activation may be a layer of Keras: its name is that of its class.
-    if name.lower() in _MIXING:
+    owner = function if hasattr(function, "__name__") else type(function)
+    is_known = owner.__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
+    if is_known and name.lower() in _ELEMENTWISE:
+        return None
+    if is_known and "softmax" in name.lower():
         return f"takes a {name} over it"
-    of_class = function if isinstance(function, type(mixing_reason)) else type(function)
-    if of_class.__module__.split(".")[0] not in ("keras", "tf_keras", "tensorflow"):
-        return f"has the activation {name!r}, which may mix channels"
-    return None
+    return f"has the activation {name!r}, which may mix channels"
 
 
 def applied(function: Any, known: np.ndarray) -> np.ndarray:
@@ -129,7 +143,9 @@ def _broadcast(step: Step, shape: tuple, axis: int) -> np.ndarray | None:
 
 def _has_arrays(step: Step, axis: int) -> bool:
     """Whether an argument that is no tensor of the graph has several entries along the axis."""
-    for leaf in _leaves([step.args, step.kwargs]):
+    own = {} if backend.is_layer(step.operation) else vars(step.operation)
+    given = [value for name, value in own.items() if not name.startswith("_")]
+    for leaf in _leaves([step.args, step.kwargs, given]):
         shape = np.shape(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else ()
         if tf.is_tensor(leaf) or hasattr(leaf, "assign"):
             shape = tuple(leaf.shape)
@@ -144,12 +160,19 @@ def _leaves(structure: Any) -> Iterator[Any]:
     if isinstance(structure, dict):
         structure = list(structure.values())
     if isinstance(structure, (list, tuple)):
-        if structure and all(isinstance(entry, (int, float)) for entry in structure):
+        if _is_of_numbers(structure):
             yield np.asarray(structure)
-        for entry in structure:
-            yield from _leaves(entry)
+        else:
+            for entry in structure:
+                yield from _leaves(entry)
     else:
         yield structure
+
+
+def _is_of_numbers(structure: Any) -> bool:
+    if isinstance(structure, (list, tuple)):
+        return len(structure) > 0 and all(map(_is_of_numbers, structure))
+    return isinstance(structure, (int, float))
 
 
 def _follow_weight(step: Step, variable: Any, output: Value) -> None:
@@ -157,9 +180,11 @@ def _follow_weight(step: Step, variable: Any, output: Value) -> None:
     rank = len(variable.shape)
     for axis in range(-min(rank, len(output.shape)), 0):
         labels = output.axes[axis]
-        if labels is None or variable.shape[axis] == 1:
+        if variable.shape[axis] == 1:
             continue
-        if variable.shape[axis] == len(labels):
+        if labels is None:
+            step.trace.keep_whole(variable, axis, f"{step.path} combines it with {output.source}")
+        elif variable.shape[axis] == len(labels):
             step.weight(variable, axis, labels)
         else:
             step.pin(labels, f"{step.path} has a weight of another length, {variable.shape[axis]}")
@@ -188,8 +213,8 @@ def _evaluated(step: Step, output: Value, known: list[Known]) -> Known:
         return None
     has_weights = bool(step.trace.variables_in(step.operation))
     tensors = {
-        id(value): _tensor(value, constants, from_last, has_weights)
-        for value, constants in zip(step.inputs, known)
+        id(value): tf.cast(_tensor(value, constants, from_last, has_weights), dtype)
+        for value, constants, dtype in zip(step.inputs, known, step.dtypes)
     }
     args, kwargs = (_replaced(given, tensors) for given in (step.args, step.kwargs))
     [result] = backend.evaluated(step.operation, args, kwargs)
@@ -239,7 +264,7 @@ LAYERS: dict[str, Rule] = {
     **{
         name: passes
         for name in "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise "
-        "GaussianDropout AlphaDropout ActivityRegularization StochasticDepth Identity "
+        "GaussianDropout AlphaDropout ActivityRegularization StochasticDepth "
         "RandomFlip RandomRotation RandomZoom RandomTranslation RandomContrast RandomBrightness "
         "RandomColorJitter RandomHue RandomSaturation RandomSharpness RandomErasing "
         "RandomGaussianBlur RandomShear RandomPerspective".split()
@@ -286,4 +311,4 @@ FUNCTIONS: dict[str, Rule] = {
     "nn.softmax": softmax,
     **{name: elementwise for name in [*_OPERATIONS, *_TF_FUNCTIONS]},
 }
-KINDS: dict[str, Callable[[Step], list[Value]]] = {"elementwise": elementwise, "merge": elementwise}
+KINDS: dict[str, Rule] = {"elementwise": elementwise}

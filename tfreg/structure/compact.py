@@ -93,7 +93,7 @@ def _without(
 
     def edit(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
         config = edits.edited(layer, config, sizes, id(layer) in outcome.new_biases)
-        config = _with_new_width(layer, config, outcome)
+        config = _with_new_width(layer, config, outcome, cuts)
         return carried_regularizers(layer, config, cuts, penalties)
 
     small = configs.rebuilt(followed, edit)
@@ -119,14 +119,17 @@ def _without(
 _WIDTHS = ("units", "filters", "features", "channels", "output_dim", "dim")
 
 
-def _with_new_width(layer: Any, config: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+def _with_new_width(
+    layer: Any, config: dict[str, Any], outcome: Outcome, cuts: transfer.Cuts
+) -> dict[str, Any]:
     """The config of a user's own layer with the number of channels that it yields now.
 
     If a field is meant otherwise, its weights do not get the shapes that they must have, which is
     an error.
     """
     calls = outcome.trace.values.get(id(layer))
-    if not calls or backend.is_of_keras(layer):
+    is_cut = any(id(variable) in cuts for variable in outcome.trace.variables_in(layer))
+    if not calls or not is_cut or backend.is_of_keras(layer):
         return config
     value = calls[0][0]
     labels = value.axes[-1]

@@ -36,10 +36,11 @@ def convolution(step: Step) -> list[Value]:
         return step.pin_all(reason)
     kernel, bias = layer.kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
+    step.keep_other_axes(value, axis)
     labels = step.labels_of(value, axis, step.path)
     step.use(kernel, positions(step.output_shapes[0], axis))
     if layer.groups > 1:
-        return [_grouped(step, labels, axis)]
+        return [_grouped(step, value, labels, axis)]
     adds_no_edge = _adds_no_edge(layer)
     fold = Fold(layer, bias, lambda kernel, constants: constants @ _over_positions(kernel))
     step.read(kernel, -2, labels, fold=fold if adds_no_edge else None)
@@ -64,7 +65,7 @@ def _convolved(kernel: np.ndarray, known: Known, bias: Any, zeros_only: bool) ->
     return None if result is None else np.where(meets, np.nan, result)
 
 
-def _grouped(step: Step, labels: np.ndarray, axis: int) -> Value:
+def _grouped(step: Step, value: Value, labels: np.ndarray, axis: int) -> Value:
     """Whole groups: a group reads its channels and yields its filters."""
     layer = step.operation
     groups = labels.reshape(layer.groups, -1)
@@ -78,7 +79,9 @@ def _grouped(step: Step, labels: np.ndarray, axis: int) -> Value:
         per_group = kernel.shape[-1] // layer.groups
         results = []
         for k in range(layer.groups):
-            inside = None if known[0] is None else known[0].reshape(layer.groups, -1)[k]
+            inside = None
+            if known[0] is not None and value.channel_axis == axis:
+                inside = known[0].reshape(layer.groups, -1)[k]
             filters = slice(k * per_group, (k + 1) * per_group)
             part = _convolved(kernel[..., filters], inside, None, True)
             results.append(np.full(per_group, np.nan) if part is None else part)
@@ -98,6 +101,7 @@ def transposed_convolution(step: Step) -> list[Value]:
         return step.pin_all(reason or f"{step.path} has groups")
     kernel, bias = layer.kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
+    step.keep_other_axes(value, axis)
     # Each output sums over a part of the kernel that depends on its place.
     is_uniform = _is_pointwise(layer) and math.prod(layer.strides) == 1
     fold = Fold(layer, bias, lambda kernel, constants: _over_positions(kernel) @ constants)
@@ -138,6 +142,7 @@ def depthwise_convolution(step: Step) -> list[Value]:
         return step.pin_all(reason)
     kernel, bias = _depthwise_kernel(layer), layer.bias
     axis = channels_axis(layer, len(value.shape))
+    step.keep_other_axes(value, axis)
     labels = step.weight(kernel, -2, step.labels_of(value, axis, step.path))
     step.use(kernel, positions(step.output_shapes[0], axis))
     output = yields(step, np.repeat(labels, kernel.shape[-1]), bias, axis)
@@ -160,6 +165,7 @@ def separable_convolution(step: Step) -> list[Value]:
         return step.pin_all(reason)
     depthwise, pointwise, bias = layer.depthwise_kernel, layer.pointwise_kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
+    step.keep_other_axes(value, axis)
     labels = step.weight(depthwise, -2, step.labels_of(value, axis, step.path))
     step.use(depthwise, positions(step.output_shapes[0], axis))
     step.use(pointwise, positions(step.output_shapes[0], axis))

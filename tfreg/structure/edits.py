@@ -249,6 +249,7 @@ _LAYERS: dict[str, Callable[[Any, Config, Sizes], Config]] = {
     ),
     "GroupNormalization": _group_normalization,
     "RMSNormalization": _rms_normalization,
+    "LayerScale": _from_axis("projection_dim", "gamma", -1),
     "Reshape": _target_shape,
     "Dropout": _dropout,
     "Lambda": _lambda,

@@ -105,6 +105,9 @@ def einsum_dense(step: Step) -> list[Value]:
             letters[letter] = step.weight(kernel, weights.index(letter))
         elif letter in outputs and letters[letter] is not None:
             step.weight(kernel, weights.index(letter), letters[letter])
+        elif letter in outputs:
+            why = f"{step.path} combines it with {value.source}"
+            step.trace.keep_whole(kernel, weights.index(letter), why)
     shape = step.output_shapes[0]
     if bias is not None:
         for axis in range(-len(bias.shape), 0):
@@ -128,10 +131,12 @@ def _unknown(inputs: list[Known], outputs: list[Known]) -> Known:
 
 
 def _einsum_fold(layer: Any, weights: str, letter: str, outputs: str) -> Fold | None:
-    """The shift of a bias that has all axes that the kernel makes."""
+    """The shift of a bias that has all axes that the kernel makes; a layer gets one of one axis."""
     made = "".join(each for each in outputs if each in weights)
     bias = layer.bias
-    if bias is None or outputs[-len(bias.shape) :] != made or 1 in bias.shape:
+    if not outputs.endswith(made) or len(made) != (1 if bias is None else len(bias.shape)):
+        return None
+    if bias is not None and 1 in bias.shape:
         return None
     return Fold(
         layer,
@@ -163,6 +168,8 @@ def embedding(step: Step) -> list[Value]:
     table = layer.embeddings
     if _is_reversed(step):
         return _reversed_embedding(step)
+    for labels in step.inputs[0].axes:
+        step.pin(labels, f"{step.path} looks it up")
     step.use(table, 0)
     axis = len(step.output_shapes[0]) - 1
     step.constants = lambda known: [_constant_columns(array(table))]
@@ -182,6 +189,7 @@ def _reversed_embedding(step: Step) -> list[Value]:
     """The scores of all tokens, from the same table or from one of its own."""
     layer, [value] = step.operation, step.inputs[:1]
     own = getattr(layer, "reverse_embeddings", None)
+    step.keep_other_axes(value, -1)
     labels = step.labels_of(value, -1, step.path)
     if own is None:
         step.read(layer.embeddings, 1, labels)
@@ -195,6 +203,7 @@ def registered(step: Step) -> list[Value]:
     """A layer that reads the last axis and yields along it, as `tfreg.layers.register` tells."""
     layer, [value] = step.operation, step.inputs[:1]
     layouts = weight_layouts(layer)
+    step.keep_other_axes(value, -1)
     read, made, times = step.labels_of(value, -1, step.path), None, positions(value.shape)
     for variable in step.trace.variables_in(layer):
         layout = layouts.get(id(variable))
@@ -209,6 +218,9 @@ def registered(step: Step) -> list[Value]:
                 step.use(variable, times)
             elif role == {"output"}:
                 made = step.weight(variable, axis, made)
+    reason = mixing_reason(step, getattr(layer, "activation", None))
+    if reason is not None:
+        step.pin(made, f"{step.path} {reason}")
     return [step.value(step.output_shapes[0], -1, made)]
 
 

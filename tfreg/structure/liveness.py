@@ -65,7 +65,11 @@ class _Reader:
 def decide(trace: Trace, fold: bool) -> Outcome:
     """Lets go of all that is free, and takes back what the outputs need until nothing changes."""
     reads = known_reads(trace)
-    foldable = _foldable(reads) if fold else [np.zeros(len(known), bool) for _, _, known in reads]
+    foldable = (
+        _foldable(reads, _shared_biases(trace))
+        if fold
+        else [np.zeros(len(known), bool) for _, _, known in reads]
+    )
     readers = [
         _Reader(trace, step, read, known, can_fold)
         for (step, read, known), can_fold in zip(reads, foldable)
@@ -112,7 +116,19 @@ def _label_vectors(trace: Trace) -> list[np.ndarray]:
     return list({vector.tobytes(): vector for vector in vectors}.values())
 
 
-def _foldable(reads: list) -> list[np.ndarray]:
+def _shared_biases(trace: Trace) -> set[int]:
+    """The ids of the variables that several layers which read use."""
+    users: dict[int, int] = {}
+    shared = set()
+    for step in trace.steps:
+        if step.reads:
+            for variable in trace.variables_in(step.operation):
+                if users.setdefault(id(variable), id(step.operation)) != id(step.operation):
+                    shared.add(id(variable))
+    return shared
+
+
+def _foldable(reads: list, shared_biases: set[int]) -> list[np.ndarray]:
     """For each read the channels whose constants can go into a bias.
 
     A layer that is called twice has one bias: it must see the same constants in all calls.
@@ -124,10 +140,16 @@ def _foldable(reads: list) -> list[np.ndarray]:
         return of_layer, id(read.variable), read.axis
 
     for _, read, known in reads:
+        if read.fold is None:
+            continue
         earlier = seen.get(key(read), known)
         seen[key(read)] = np.where(earlier == known, known, np.nan)
     return [
-        np.zeros(len(known), bool) if read.fold is None else ~np.isnan(seen[key(read)])
+        (
+            np.zeros(len(known), bool)
+            if read.fold is None or id(read.fold.bias) in shared_biases
+            else ~np.isnan(seen[key(read)])
+        )
         for _, read, known in reads
     ]
 

@@ -15,6 +15,7 @@ def batch_normalization(step: Step) -> list[Value]:
     axes = [axis % len(value.shape) for axis in np.ravel(layer.axis).tolist()]
     labelled = [axis for axis, labels in enumerate(value.axes) if labels is not None]
     if not labelled:
+        step.pin_weights(layer, f"{step.path} normalizes {value.source}")
         return [value._replace(source=step.path)]
     if axes != labelled or getattr(layer, "virtual_batch_size", None):
         return step.pin_all(f"{step.path} normalizes over it")

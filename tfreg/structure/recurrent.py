@@ -59,9 +59,7 @@ def nothing(known: list[Known]) -> Known:
 def channels_of(step: Step, value: Value, axis: int) -> Channels:
     """The channels of an input along an `axis`; its other axes are kept whole."""
     axis %= len(value.shape)
-    for other, labels in enumerate(value.axes):
-        if other != axis:
-            step.pin(labels, f"{step.path} takes its channels from another axis")
+    step.keep_other_axes(value, axis)
     labels = step.labels_of(value, axis, step.path)
     if value.channel_axis != axis:
         return Channels(labels, nothing)

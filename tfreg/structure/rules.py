@@ -101,7 +101,7 @@ def _checked(rules: Any) -> Rules:
                 "Argument `rules` must have layer classes or functions as its keys. "
                 f"Received: {key!r}"
             )
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(
                 f"Argument `rules` must map to one of {sorted(KINDS)}. Received: {kind!r}"
                 f"{nearest(str(kind), KINDS)}"

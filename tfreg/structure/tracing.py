@@ -83,6 +83,7 @@ class Step:
         operation: the layer or operation.
         args, kwargs: the arguments of the call, a `Value` in place of each tensor.
         inputs: these values, in order.
+        dtypes: the dtypes of the tensors of the call.
         output_shapes: the shapes of the flat outputs.
         path: how messages call the operation.
         outputs: the rule's values.
@@ -100,6 +101,7 @@ class Step:
         self.args = backend.mapped(call.args, lambda tensor: by_id[id(tensor)])
         self.kwargs = backend.mapped(call.kwargs, lambda tensor: by_id[id(tensor)])
         self.inputs = inputs
+        self.dtypes = [tensor.dtype for tensor in call.inputs]
         self.output_shapes = [backend.shape_of(tensor) for tensor in call.outputs]
         self.path = path
         self.outputs: list[Value] = []
@@ -135,6 +137,12 @@ class Step:
     def pin_weights(self, layer: Layer, reason: str) -> None:
         for variable in self.trace.variables_in(layer):
             self.trace.block(variable, reason)
+
+    def keep_other_axes(self, value: Value, axis: int) -> None:
+        """Keeps what lies along other axes than the one whose channels the layer reads."""
+        for other, labels in enumerate(value.axes):
+            if other != axis % len(value.shape):
+                self.pin(labels, f"{self.path} takes its channels from another axis")
 
     def unlabelled(self, shape: Shape) -> Value:
         return Value(shape, (None,) * len(shape), self.path)
@@ -179,8 +187,15 @@ class Step:
         the constants along the axis from what is known of the inputs and of the outputs.
         """
         axis %= len(variable.shape)
+        if callable(value):
+            known = value
+        else:
+            # What is known of an input is known along its one axis with labels.
+            source = self.inputs[value]
+            at = source.channel_axis
+            is_of_axis = at is not None and source.axes[at] is labels
+            known = _of_input(value) if is_of_axis else _nothing
         labels = self.weight(variable, axis, labels)
-        known = value if callable(value) else _of_input(value)
         self.reads.append(Read(variable, axis, labels, known, fold))
         return labels
 
@@ -194,6 +209,10 @@ class Step:
 
 def _of_input(index: int) -> Callable[[list[Known], list[Known]], Known]:
     return lambda inputs, outputs: inputs[index]
+
+
+def _nothing(inputs: list[Known], outputs: list[Known]) -> Known:
+    return None
 
 
 Rule: TypeAlias = Callable[[Step], list[Value]]
@@ -226,6 +245,8 @@ class Trace:
         # The values outside of inner models by the ids of those inside.
         self.outer_values: dict[int, Value] = {}
         self.blocked: dict[int, str] = {}
+        # Axes of weights that meet an axis of a tensor that nothing cuts.
+        self._whole: dict[tuple[int, int], str] = {}
         self.rule_for = rule_for
         self._variables_in: dict[int, list[Variable]] = {}
         graph = backend.graph_of(model)
@@ -242,9 +263,10 @@ class Trace:
                 if labels is not None:
                     self.labels.pin(labels, "it is an output of the model")
         # A weight along one axis and along another: what is blocked later holds too.
-        for (key, _), labels in self.axes.items():
-            if key in self.blocked:
-                self.labels.pin(labels, self.blocked[key])
+        for (key, axis), labels in self.axes.items():
+            reason = self.blocked.get(key, self._whole.get((key, axis)))
+            if reason is not None:
+                self.labels.pin(labels, reason)
 
     def _follow(
         self, graph: backend.Graph, inputs: list[Value], names: tuple[str, ...]
@@ -263,6 +285,14 @@ class Trace:
         self, call: backend.Call, inputs: list[Value], names: tuple[str, ...]
     ) -> list[Value]:
         names = (*names, call.operation.name)
+        for variable in backend.variables_among(call.args, call.kwargs):
+            self.block(variable, f"{'/'.join(names)} computes with it")
+        reason = _call_reason(call, "/".join(names))
+        if reason is not None:
+            step = Step(self, call, inputs, "/".join(names))
+            step.outputs = step.pin_all(reason)
+            self.steps.append(step)
+            return step.outputs
         graph = backend.graph_of(call.operation) if backend.is_model(call.operation) else None
         # Masks and other arguments beside the inputs are followed by no inner graph.
         if graph is not None and len(inputs) == len(graph.inputs):
@@ -308,6 +338,10 @@ class Trace:
             self.labels.unify(self.axes[key], labels)
         return self.axes[key]
 
+    def keep_whole(self, variable: Variable, axis: int, reason: str) -> None:
+        """Keeps an axis of a weight, if another use of the weight labels it."""
+        self._whole.setdefault((id(variable), axis % len(variable.shape)), reason)
+
     def block(self, variable: Variable, reason: str) -> None:
         """Keeps a weight whole."""
         self.variables[id(variable)] = variable
@@ -323,6 +357,15 @@ class Trace:
 
     def shape_of(self, variable: Variable) -> tuple[int, ...]:
         return tuple(variable.shape)
+
+
+def _call_reason(call: backend.Call, path: str) -> str | None:
+    """Why a call cannot be followed, whatever is called."""
+    if backend.is_set_to_train(call):
+        return f"{path} is called with training=True"
+    if backend.is_model(call.operation) and backend.takes_by_name(call):
+        return f"{path} is called with a dict, and its inputs are none"
+    return None
 
 
 def _has_labels(value: Value) -> bool:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import oracles
 import pytest
@@ -199,6 +200,23 @@ def same_process(benchmark, monkeypatch):
         return function(*arguments)
 
     monkeypatch.setattr(benchmark("common"), "in_fresh_process", call)
+
+
+@pytest.mark.slow
+def test_bench_compact_prints_a_row_for_each_model(benchmark, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    benchmark("bench_compact").main(["--quick", "--repeats", "1", "--out", str(out)])
+    [measured] = json.loads(out.read_text())["measurements"]
+    assert measured["parameters"][1] < measured["parameters"][0] / 2
+    assert measured["model"] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_compact_stops_at_a_wrong_answer(benchmark, monkeypatch):
+    wrong = lambda model: keras.models.clone_model(model)  # noqa: E731
+    monkeypatch.setattr(tfreg, "compact", wrong)
+    with pytest.raises(SystemExit, match="Wrong answer: MobileNetV2 is off"):
+        benchmark("bench_compact").main(["--quick", "--repeats", "1"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfreg.structure.channelwise import channels_axis
-from tfreg.structure.kernels import activated, array, blocked_reason, constant_sums, yields
+from tfreg.structure.kernels import activated, array, constant_sums, unless_blocked, yields
 from tfreg.structure.tracing import Fold, Known, Rule, Step, Value, positions
 
 
@@ -29,11 +29,9 @@ def _any_position(kernel: np.ndarray) -> np.ndarray:
     return np.abs(kernel).max(axis=tuple(range(kernel.ndim - 2)), initial=0.0)
 
 
+@unless_blocked
 def convolution(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     kernel, bias = layer.kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
     step.keep_other_axes(value, axis)
@@ -94,11 +92,11 @@ def _grouped(step: Step, value: Value, labels: np.ndarray, axis: int) -> Value:
     return output
 
 
+@unless_blocked
 def transposed_convolution(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None or getattr(layer, "groups", 1) > 1:
-        return step.pin_all(reason or f"{step.path} has groups")
+    if getattr(layer, "groups", 1) > 1:
+        return step.pin_all(f"{step.path} has groups")
     kernel, bias = layer.kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
     step.keep_other_axes(value, axis)
@@ -135,11 +133,9 @@ def _depthwise(layer: Any, kernel: Any, known: Known) -> np.ndarray:
     return products.reshape(-1)
 
 
+@unless_blocked
 def depthwise_convolution(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     kernel, bias = _depthwise_kernel(layer), layer.bias
     axis = channels_axis(layer, len(value.shape))
     step.keep_other_axes(value, axis)
@@ -158,11 +154,9 @@ def depthwise_convolution(step: Step) -> list[Value]:
     return [output]
 
 
+@unless_blocked
 def separable_convolution(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     depthwise, pointwise, bias = layer.depthwise_kernel, layer.pointwise_kernel, layer.bias
     axis = channels_axis(layer, len(value.shape))
     step.keep_other_axes(value, axis)

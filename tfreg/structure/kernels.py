@@ -1,5 +1,6 @@
 """Rules for layers that read along one axis and yield along another: Dense, Embedding and kin."""
 
+import functools
 import math
 from typing import Any
 
@@ -20,6 +21,17 @@ def blocked_reason(layer: Any) -> str | None:
     if any(backend.is_shard(variable) for variable in layer.weights):
         return f"{layer.name} has a weight in shards"
     return None
+
+
+def unless_blocked(rule: Rule) -> Rule:
+    """The same rule, which keeps layers whose weights cannot be cut."""
+
+    @functools.wraps(rule)
+    def checked(step: Step) -> list[Value]:
+        reason = blocked_reason(step.operation)
+        return rule(step) if reason is None else step.pin_all(reason)
+
+    return checked
 
 
 def yields(step: Step, labels: np.ndarray, bias: Any, axis: int) -> Value:
@@ -58,11 +70,9 @@ def array(variable: Any) -> np.ndarray:
     return np.asarray(backend.array_of(variable), np.float64)
 
 
+@unless_blocked
 def dense(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     kernel, bias = layer.kernel, layer.bias
     fold = Fold(layer, bias, lambda kernel, constants: constants @ kernel)
     step.read(kernel, 0, step.labels_of(value, -1, step.path), fold=fold)
@@ -78,11 +88,9 @@ def dense(step: Step) -> list[Value]:
     return [output]
 
 
+@unless_blocked
 def einsum_dense(step: Step) -> list[Value]:
     layer, [value] = step.operation, step.inputs[:1]
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     kernel, bias = layer.kernel, layer.bias
     parsed = _parsed(layer.equation, len(value.shape), len(step.output_shapes[0]))
     if parsed is None:
@@ -160,11 +168,9 @@ def _parsed(equation: str, input_rank: int, output_rank: int) -> tuple[str, str,
     return (inputs, weights, outputs) if fits and distinct else None
 
 
+@unless_blocked
 def embedding(step: Step) -> list[Value]:
     layer = step.operation
-    reason = blocked_reason(layer)
-    if reason is not None:
-        return step.pin_all(reason)
     table = layer.embeddings
     if _is_reversed(step):
         return _reversed_embedding(step)

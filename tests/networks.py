@@ -87,7 +87,9 @@ def inputs_for(model, rng, batch=3):
 def outputs_of(model, inputs):
     """The outputs at inference, as a flat list of arrays."""
     called = tf.nest.map_structure(tf.convert_to_tensor, inputs)
-    return [np.asarray(output) for output in tf.nest.flatten(model(called, training=False))]
+    outputs = tf.nest.flatten(model(called, training=False))
+    # NumPy compares no bfloat16 with other floats.
+    return [tf.cast(output, tf.float64).numpy() for output in outputs]
 
 
 # Dense layers and merges.

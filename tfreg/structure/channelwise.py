@@ -30,6 +30,9 @@ def elementwise(step: Step) -> list[Value]:
     """A function of the elements of its inputs at one place, and of weights at one channel."""
     if len(step.output_shapes) != 1:
         return step.pin_all(f"{step.path} has several outputs")
+    reason = mixing_reason(step, getattr(step.operation, "activation", None))
+    if reason is not None:
+        return step.pin_all(f"{step.path} {reason}")
     [shape] = step.output_shapes
     axes = tuple(_broadcast(step, shape, axis) for axis in range(-len(shape), 0))
     if any(each is not None and n not in (None, len(each)) for n, each in zip(shape, axes)):
@@ -60,12 +63,6 @@ def multiply(step: Step) -> list[Value]:
 
     step.constants = constants
     return [output]
-
-
-def activation(step: Step) -> list[Value]:
-    """A layer whose `activation` is a function of each element, unless it is one that mixes."""
-    reason = mixing_reason(step, step.operation.activation)
-    return elementwise(step) if reason is None else step.pin_all(f"{step.path} {reason}")
 
 
 def softmax(step: Step) -> list[Value]:
@@ -252,14 +249,13 @@ def rescaling(step: Step) -> list[Value]:
 
 
 LAYERS: dict[str, Rule] = {
-    "Activation": activation,
     "Softmax": softmax,
     "Multiply": multiply,
     "Rescaling": rescaling,
     **{
         name: elementwise
-        for name in "Add Subtract Maximum Minimum Average ReLU LeakyReLU ELU ThresholdedReLU PReLU "
-        "LayerScale CustomScaleLayer".split()
+        for name in "Activation Add Subtract Maximum Minimum Average ReLU LeakyReLU ELU "
+        "ThresholdedReLU PReLU LayerScale CustomScaleLayer".split()
     },
     **{
         name: passes

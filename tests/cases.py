@@ -22,6 +22,7 @@ class Case:
     oracle: Callable  # of a NumPy weight, strength included
     min_rank: int = 1
     has_prox: bool = True
+    has_metric_prox: bool = True  # in a diagonal metric
     # Two values of a weight at which the slope differs, also in what shares a term with it.
     probes: tuple[float, float] = (100.0, -200.0)
     is_one_group: bool = False  # of all entries, whatever the weight
@@ -46,7 +47,8 @@ class Row:
     fitting: Callable | None = None
     needed: tuple[str, ...] = ()  # arguments without a default
     arrays: tuple[str, ...] = ()  # arguments that must broadcast to the weight
-    has_prox: bool = True
+    has_prox: bool | Callable = True  # or a function of the arguments
+    has_metric_prox: bool = True  # also in a diagonal metric
     shrinks: bool = True  # whether the proximal operator takes no entry farther from 0
     probes: tuple[float, float] = Case.probes
     is_slow: bool = False  # whether tests that take long leave all of its cases to the slow ones
@@ -56,12 +58,17 @@ class Row:
         first, *others = self.examples
         return [self._case(first, is_first=not self.is_slow), *map(self._case, others)]
 
+    def has_prox_with(self, arguments):
+        return self.has_prox(arguments) if callable(self.has_prox) else self.has_prox
+
     def _case(self, arguments, is_first=False):
+        has_prox = self.has_prox_with(arguments)
         return Case(
             self.make(FACTOR, **arguments),
             lambda w: FACTOR * self.oracle(w, **arguments),
             min(rank for rank in range(1, 6) if fits(rank, arguments.get("axis"))),
-            self.has_prox,
+            has_prox,
+            has_prox and self.has_metric_prox,
             self.probes,
             is_one_group=arguments.get("axis") == "all",
             is_first=is_first,
@@ -130,6 +137,10 @@ def bounds(draw, rank):
     return dict(zip(("lower", "upper"), chosen))
 
 
+def _is_along_one_axis(arguments):
+    return arguments.get("order", 1) == 1 and np.size(arguments.get("axis")) == 1
+
+
 def _prior(name, log_density, examples, **others):
     return Row(
         functools.partial(tfreg.Prior, name),
@@ -170,7 +181,9 @@ TABLE = [
         ],
         {"axis": AXES, "order": [1, 2, 3], "isotropic": BOOLS},
         differences,
-        has_prox=False,
+        has_prox=_is_along_one_axis,
+        has_metric_prox=False,
+        shrinks=False,
     ),
     Row(
         tfreg.BoxPenalty,
@@ -253,6 +266,7 @@ TABLE = [
         ],
         {"threshold": [1e-3, 0.5, 3], **GROUPS},
         functools.partial(groupings, threshold=[1e-3, 0.5, 20.0]),
+        has_metric_prox=False,
         probes=(0.1, -0.2),
     ),
     _random_prior("Normal", oracles.log_normal),
@@ -286,6 +300,7 @@ SUM = Case(
     + 0.2 * oracles.group_lasso(w, "output")
     + 0.1 * oracles.box(w, -1.0, 1.0),
     has_prox=False,
+    has_metric_prox=False,
     is_first=True,
 )
 CASES = [*(case for row in TABLE for case in row.cases), SUM]
@@ -337,7 +352,7 @@ def _joint_total_variation(shapes, order=1):
         tfreg.Joint(tfreg.TotalVariation(0.3, order=order)),
         lambda weights: 0.3 * oracles.joint_total_variation(weights, order),
         shapes,
-        has_prox=False,
+        has_prox=order == 1,
     )
 
 
@@ -372,7 +387,19 @@ JOINT_CASES = [
         has_prox=False,
     ),
 ]
-PROXIMAL = [case for case in CASES if case.has_prox]
+
+
+def _first_of_each_row(rows_of_cases):
+    """The cases of all rows, the first of each row among those of every run."""
+    return [
+        dataclasses.replace(case, is_first=case.is_first or (place == 0 and not row.is_slow))
+        for row, cases in rows_of_cases
+        for place, case in enumerate(cases)
+    ]
+
+
+PROXIMAL = _first_of_each_row((row, [case for case in row.cases if case.has_prox]) for row in TABLE)
+METRIC = [case for case in PROXIMAL if case.has_metric_prox]
 
 SHAPES = [(7,), (5, 4), (3, 4, 5), (2, 3, 4, 3), (2, 3, 2, 3, 2)]
 

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import scipy.optimize
 
 
 def total_variation(w, axis=None, order=1, isotropic=False):
@@ -23,6 +24,23 @@ def _step(w, index, axis):
     following = list(index)
     following[axis] += 1
     return w[tuple(following)] - w[index] if following[axis] < w.shape[axis] else 0.0
+
+
+def total_variation_prox(w, strength, axis=None):
+    """By the dual problem, whose solution is a least squares fit within bounds."""
+    w = np.asarray(w, np.float64)
+    if axis is None:
+        return total_variation_prox(w.ravel(), strength, 0).reshape(w.shape)
+    return np.apply_along_axis(_smoothed, axis, w, strength)
+
+
+def _smoothed(y, strength):
+    if len(y) < 2 or strength == 0.0:
+        return y
+    transposed = np.diff(np.eye(len(y)), axis=0).T
+    bounds = -strength, strength
+    fit = scipy.optimize.lsq_linear(transposed, y, bounds, method="bvls", tol=1e-14)
+    return y - transposed @ fit.x
 
 
 def box(w, lower=-1.0, upper=1.0):
@@ -179,6 +197,19 @@ def joint_sum_of_norms(weights, members, size_weighted=True):
         weight = np.sqrt(len(values)) if size_weighted else 1.0
         penalty += weight * np.sqrt(sum(value**2 for value in values))
     return penalty
+
+
+def group_prox_in_metric(w, metric, l1, l2):
+    """`argmin_x 1/2 sum_i metric_i (x_i - w_i)^2 + l1 ||x||_1 + l2 ||x||_2`, by bisection."""
+    w = np.sign(w) * np.maximum(np.abs(w) - l1 / metric, 0.0)
+    if np.linalg.norm(metric * w) <= l2:
+        return np.zeros_like(w)
+    low, high = 0.0, np.linalg.norm(w)
+    for _ in range(200):
+        norm = 0.5 * (low + high)
+        is_below = np.linalg.norm(metric * w / (metric * norm + l2)) > 1.0
+        low, high = (norm, high) if is_below else (low, norm)
+    return metric * w * norm / (metric * norm + l2)
 
 
 def joint_prox(weights, members, l1, l2, size_weighted=True):

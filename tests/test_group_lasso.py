@@ -160,3 +160,62 @@ def test_a_share_that_is_0_in_float32_hides_no_infinity(l1_ratio):
     w = tf.constant([3.0, 4.0])
     np.testing.assert_allclose(penalty(w), tfreg.GroupLasso(0.1)(w), rtol=1e-6)
     np.testing.assert_allclose(penalty.prox(w, 1.0), tfreg.GroupLasso(0.1).prox(w, 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.3])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 6.0])
+def test_prox_in_a_metric_is_the_oracles(spread, l1_ratio, jit_compile):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(6, 40)) * np.exp(rng.normal(size=40))
+    metric = np.exp(spread * rng.normal(size=w.shape))
+    penalty = tfreg.SparseGroupLasso(1.0, l1_ratio, size_weighted=False)
+    prox = tf.function(penalty.prox_on, jit_compile=jit_compile)
+    for strength in (1e-6, 0.3, 2.0, 30.0):
+        strengths = strength * l1_ratio, strength * (1 - l1_ratio)
+        expected = [
+            oracles.group_prox_in_metric(*column, *strengths) for column in zip(w.T, metric.T)
+        ]
+        for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-5)):
+            tensors = [tf.constant(x.astype(dtype)) for x in (w, metric)]
+            shrunk = prox(tensors[0], None, tf.constant(strength, dtype), tensors[1])
+            np.testing.assert_allclose(np.transpose(shrunk), expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("axis", [0, 1, "input"])
+def test_prox_in_a_metric_of_lists_of_indices(axis):
+    w = tf.constant(np.random.default_rng(0).normal(size=(5, 5)))
+    metric = tf.exp(2.0 * w[::-1])
+    lists, weights = [[0, 3], [1, 2]], [0.5, 1.5]
+    penalty = tfreg.GroupLasso(1.0, axis, groups=lists, group_weights=weights)
+    shrunk = penalty.prox_on(w, None, 0.6, metric).numpy()
+    along = 0 if axis == "input" else axis
+    expected = np.moveaxis(w.numpy().copy(), along, 0)
+    rows, metrics = expected.copy(), np.moveaxis(metric.numpy(), along, 0)
+    for indices, share in zip(lists, weights):
+        columns = [slice(None)] if axis == "input" else range(5)
+        for column in columns:
+            group = (rows[indices, column], metrics[indices, column])
+            expected[indices, column] = oracles.group_prox_in_metric(*group, 0.0, 0.6 * share)
+    np.testing.assert_allclose(np.moveaxis(shrunk, along, 0), expected, rtol=1e-11)
+    overlapping = tfreg.GroupLasso(1.0, axis, groups=[[0, 1], [1, 2]])
+    with pytest.raises(NotImplementedError, match="disjoint groups has one.*the index 1 in two"):
+        overlapping.prox_on(w, None, 0.6, metric)
+
+
+def test_prox_in_a_metric_of_extremes():
+    penalty = tfreg.GroupLasso(1.0, size_weighted=False)
+    for scale in (1e-30, 1e-18, 1e18, 1e37):
+        w = tf.constant([[1.0, 3.0], [2.0, -1.0]]) * scale
+        metric = tf.constant([[1.0, 0.1], [10.0, 2.0]])
+        expected = penalty.prox_on(w / scale, None, 0.7, metric)
+        shrunk = penalty.prox_on(w, None, 0.7 * scale, metric)
+        np.testing.assert_allclose(shrunk / scale, expected, rtol=1e-5)
+    w = tf.constant([[np.inf, 3.0, np.nan, 1.0], [2.0, -1.0, 1.0, 0.0]])
+    shrunk = penalty.prox_on(w, None, 0.1, tf.ones_like(w)).numpy()
+    np.testing.assert_array_equal(shrunk[:, 0], [np.inf, 2.0])
+    assert np.isnan(shrunk[:, 2]).all() and np.isfinite(shrunk[:, [1, 3]]).all()
+    for step_size in (1e-38, 1e38, 1e300):
+        for metric in (1e-38, 1.0, 1e38):
+            shrunk = penalty.prox_on(w[:, 1:2], None, step_size, tf.fill([2, 1], metric))
+            assert np.isfinite(shrunk).all()

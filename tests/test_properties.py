@@ -55,7 +55,7 @@ def check(problem):
     assert np.isfinite(tf.cast(gradient, tf.float64)).all()
     config = json.loads(json.dumps(penalty.get_config()))
     assert type(penalty).from_config(config).get_config() == penalty.get_config()
-    if row.has_prox:
+    if row.has_prox_with(arguments):
         shrunk = tf.cast(penalty.prox(w, 0.5), tf.float64)
         assert np.isfinite(shrunk).all()
         if row.shrinks:

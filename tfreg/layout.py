@@ -82,6 +82,10 @@ class Layout:
         of_a_weight = tuple(part for parts in self.axes for part in parts)
         return (_WEIGHT, *of_a_weight) if self.is_stack else of_a_weight
 
+    def get_config(self) -> list[list[Any]]:
+        """The `axes` of a weight in JSON's types."""
+        return [[_part_config(part) for part in parts] for parts in self.axes]
+
     def stacked(self) -> "Layout":
         """The layout of a stack of weights with this one."""
         return dataclasses.replace(self, is_stack=True)
@@ -188,6 +192,17 @@ class Layout:
             w = tf.transpose(w, gates + rest)
         return tf.reshape(w, [math.prod(lengths[i] for i in gates), -1])
 
+    def gates_together(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """The inverse of `gates_apart`: `x`, of the shape of `gates_apart(w)`, in that of `w`."""
+        gates = self._with_roles({"weight", "gate"})
+        order = gates + [i for i in range(len(self.parts)) if i not in gates]
+        shape = known_shape(w)
+        lengths = self.lengths_of_parts(shape)
+        x = tf.reshape(x, [lengths[i] for i in order])
+        if order != sorted(order):
+            x = tf.transpose(x, [order.index(i) for i in range(len(order))])
+        return tf.reshape(x, shape)
+
 
 def _parts(entry: Any, axes: Any) -> tuple[Part, ...]:
     """The parts that one entry of a layout's `axes` stands for."""
@@ -229,3 +244,8 @@ def _part(entry: Any) -> Part | None:
         if isinstance(roles, str) and is_int(length) and length > 0:
             return Part(frozenset(roles.split()), length)
     return entry if isinstance(entry, Part) else None
+
+
+def _part_config(part: Part) -> Any:
+    roles = " ".join(sorted(part.roles))
+    return roles if part.length is None else [roles, part.length]

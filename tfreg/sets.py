@@ -117,14 +117,27 @@ class Sets:
         Raises:
             NotImplementedError: if an index is in two groups.
         """
+        self._check_disjoint()
+        spread = self._spread(self._picked(grid, w, fill=1.0), w)
+        return tf.reshape(spread * self._entries(w), known_shape(w))
+
+    def spread(self, grid: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        """Repeats each entry of the `grid` over its group of `w`; what is in no group gets 0.
+
+        Raises:
+            NotImplementedError: if an index is in two groups.
+        """
+        self._check_disjoint()
+        spread = self._spread(self._picked(grid, w, fill=0.0), w)
+        return tf.reshape(spread * tf.ones_like(self._entries(w)), known_shape(w))
+
+    def _check_disjoint(self) -> None:
         if not self.table.is_disjoint:
             first = int(np.argmax(np.bincount(self.table.indices) > 1))
             raise NotImplementedError(
                 "The proximal operator of groups that overlap has no known closed form; that of "
                 f"disjoint groups has one. Received: the index {first} in two groups"
             )
-        spread = self._spread(self._picked(grid, w, fill=1.0), w)
-        return tf.reshape(spread * self._entries(w), known_shape(w))
 
     def _picked(self, grid: tf.Tensor, w: tf.Tensor, fill: float) -> tf.Tensor:
         """For each of what the indices count, the entry of the `grid` of its group."""

@@ -48,15 +48,22 @@ class Compiled:
         restore_dtype: whether to cast the result to the dtype of the weight.
         static_traces: a set that records for which weights the shape is static. Functions that
             share it agree on that, so that they take each other's results.
+        has_loops: whether the function has loops of many small steps, which take TensorFlow longer
+            than XLA.
     """
 
     def __init__(
-        self, function: _Function, restore_dtype: bool, static_traces: set[Any] | None = None
+        self,
+        function: _Function,
+        restore_dtype: bool,
+        static_traces: set[Any] | None = None,
+        has_loops: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self._name = function.__name__
         self._function = function
         self._restore_dtype = restore_dtype
+        self._has_loops = has_loops
         self._traces: dict[Any, _Function] = {}
         self._static_traces: set[Any] = set() if static_traces is None else static_traces
 
@@ -89,7 +96,8 @@ class Compiled:
                 (name, (None,) * len(lengths) if name == _KEPT else lengths)
                 for name, lengths in tensor_shapes
             )
-        jit_compile, device = policy.is_xla_compiled(shape), policy.device_of(weight)
+        jit_compile = policy.is_xla_compiled(shape, self._has_loops)
+        device = policy.device_of(weight)
         key = (tuple(shape), dtype, tensor_shapes, static, jit_compile, device)
         if key not in self._traces:
             strategy = reductions.strategy_for(shape, device)
@@ -273,6 +281,13 @@ def kernel(
     return Kernel(value, keeps, shares_terms)
 
 
-def compiled(function: _Function) -> Compiled:
-    """Declares a map to the shape and dtype of the weight, such as a proximal operator."""
-    return Compiled(function, restore_dtype=True)
+def compiled(function: _Function | None = None, *, has_loops: bool = False) -> Any:
+    """Declares a map to the shape and dtype of the weight, such as a proximal operator.
+
+    Args:
+        function: a function of the weight and of parameters.
+        has_loops: whether it has loops of many small steps.
+    """
+    if function is None:
+        return functools.partial(compiled, has_loops=has_loops)
+    return Compiled(function, restore_dtype=True, has_loops=has_loops)

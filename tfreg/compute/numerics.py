@@ -64,6 +64,12 @@ def reciprocal_or_zero(x: tf.Tensor, is_zero: tf.Tensor) -> tf.Tensor:
     return tf.where(is_zero, tf.zeros_like(x), tf.ones_like(x)) / x
 
 
+def in_metric(strength: float | tf.Tensor, metric: tf.Tensor) -> tf.Tensor:
+    """`strength / metric` for each element; 0 for a strength of 0, also where the metric is 0."""
+    strength = tf.cast(strength, metric.dtype)
+    return tf.where(tf.equal(strength, 0.0), tf.zeros_like(metric), strength / metric)
+
+
 def share(t: tf.Tensor) -> tf.Tensor:
     """`t / (1 + t)` for `t` in [0, inf], without infinite intermediate results."""
     small, large = tf.minimum(t, 1.0), tf.maximum(t, 1.0)

@@ -125,8 +125,9 @@ def _xla_compiles_on(device_name: str) -> bool:
     return True
 
 
-def is_xla_compiled(shape: tf.TensorShape) -> bool:
-    """Whether XLA compiles the kernel of a weight of `shape`."""
+def is_xla_compiled(shape: tf.TensorShape, has_loops: bool = False) -> bool:
+    """Whether XLA compiles the kernel of a weight of `shape`, also a small one if it has loops."""
     if _jit != "auto":
         return _jit
-    return (shape.num_elements() or 0) >= XLA_MIN_ELEMENTS and _xla_available()
+    least = 1 if has_loops else XLA_MIN_ELEMENTS
+    return (shape.num_elements() or 0) >= least and _xla_available()

@@ -97,7 +97,8 @@ class Penalty(ReadOnly, backend.Regularizer):
 
     - `compute_value(tensor, layout)`: the value at a dense tensor. The `layout`, a
       `tfreg.layers.Layout`, tells what its axes mean.
-    - `compute_prox(tensor, layout, step_size)`: the proximal operator, if it has a closed form.
+    - `compute_prox(tensor, layout, step_size)`: the proximal operator, if it has a closed form;
+      `compute_metric_prox(tensor, layout, step_size, metric)`, if it has one in a diagonal metric.
     - `check_weight(shape, layout, weight_name)`, to refuse weights of some shapes.
     - `compute_joint_value(tensors, layouts, names)` and `check_joint()`, if it couples weights;
       `compute_joint_prox(tensors, layouts, names, step_size)`, if that has a closed form.
@@ -221,10 +222,24 @@ class Penalty(ReadOnly, backend.Regularizer):
         return self.prox_on(weight, None, step_size)
 
     @tf.autograph.experimental.do_not_convert
-    def prox_on(self, weight: WeightLike, layout: Layout | None, step_size: StepSize) -> tf.Tensor:
-        """Like `prox`, with axes that mean what `layout` says; None goes by position."""
+    def prox_on(
+        self,
+        weight: WeightLike,
+        layout: Layout | None,
+        step_size: StepSize,
+        metric: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Like `prox`, with axes that mean what `layout` says; None goes by position.
+
+        With a `metric`, a tensor of numbers >= 0 of the shape of `weight`, it is
+        `argmin_x 1/2 sum_i metric_i (x_i - weight_i)^2 + step_size * penalty(x)`. Where the metric
+        is 0, that is the limit for a metric that goes to 0: what the penalty alone makes of it.
+        """
         tensor, layout = self.checked(weight, layout)
-        return self.compute_prox(tensor, layout, check_step_size(step_size, tensor.dtype))
+        step_size = check_step_size(step_size, tensor.dtype)
+        if metric is None:
+            return self.compute_prox(tensor, layout, step_size)
+        return self.compute_metric_prox(tensor, layout, step_size, check_metric(metric, tensor))
 
     def checked(self, weight: WeightLike, layout: Layout | None) -> tuple[tf.Tensor, Layout]:
         """`weight` as a tensor, with its layout, if the penalty can apply to it."""
@@ -243,6 +258,15 @@ class Penalty(ReadOnly, backend.Regularizer):
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         raise NotImplementedError(
             f"{type(self).__name__} has no proximal operator in closed form. Use it in the loss."
+        )
+
+    def compute_metric_prox(
+        self, tensor: tf.Tensor, layout: Layout, step_size: StepSize, metric: tf.Tensor
+    ) -> tf.Tensor:
+        """The proximal operator in a diagonal metric, of the shape of `tensor`."""
+        raise NotImplementedError(
+            f"The proximal operator of {self!r} in a diagonal metric has no known closed form. "
+            "Use the Euclidean metric."
         )
 
     def check_joint(self) -> None:
@@ -351,8 +375,8 @@ def no_joint_prox(penalty: Any) -> NotImplementedError:
     """The error for a `penalty` that has no proximal operator on several weights."""
     return NotImplementedError(
         f"The proximal operator of {penalty!r} over several weights has no known closed form. "
-        "Use it in the loss, or a tfreg.Joint of GroupLasso, SparseGroupLasso or GroupMCP, which "
-        "has one."
+        "Use it in the loss, or a tfreg.Joint of GroupLasso, SparseGroupLasso, GroupMCP or "
+        "TotalVariation of order 1, which has one."
     )
 
 
@@ -369,6 +393,17 @@ def check_step_size(step_size: StepSize, dtype: tf.DType) -> StepSize:
     if tf.executing_eagerly():
         return check_step_size(float(step_size), dtype)
     return tf.cast(step_size, accumulation_dtype(dtype))
+
+
+def check_metric(metric: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """`metric` in the dtype in which `tensor` is summed, if it has the shape of that."""
+    metric = tf.cast(tf.convert_to_tensor(metric), accumulation_dtype(tensor.dtype))
+    if metric.shape.rank != tensor.shape.rank or not metric.shape.is_compatible_with(tensor.shape):
+        raise ValueError(
+            "Argument `metric` must have the shape of the weight. "
+            f"Received: the shape {tuple(metric.shape)} for a weight of shape {tuple(tensor.shape)}"
+        )
+    return metric
 
 
 def _sum_of(*penalties: Regularizer) -> Penalty:

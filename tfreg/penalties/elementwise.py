@@ -9,7 +9,12 @@ import tensorflow as tf
 
 from tfreg.checks import broadcasts_to
 from tfreg.compute.kernels import Kernel, compiled, kernel
-from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast
+from tfreg.compute.numerics import (
+    accumulation_dtype,
+    eager_constants,
+    in_metric,
+    not_broadcast,
+)
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import Cut, P, Penalty, StepSize
@@ -31,7 +36,8 @@ class Elementwise(Penalty):
     - `f(w, ...)`: the penalty of each entry of `w`.
     - `df(w, ...)`: its derivative: at a kink a subgradient, and 0 where `f` has a minimum.
     - `argmin(w, strength, ...)`, where that has a closed form: the proximal operator
-      `argmin_x 1/2 (x - w)^2 + strength * f(x)` of each entry.
+      `argmin_x 1/2 (x - w)^2 + strength * f(x)` of each entry. In a diagonal metric `strength`, a
+      scalar otherwise, is a tensor of the shape of `w`.
 
     They are static methods; the decorator may be left out. All return a tensor of the shape of `w`,
     and keep NaN. If `f` has a finite limit at infinity, it returns that limit there, and `df`
@@ -114,6 +120,14 @@ class Elementwise(Penalty):
             return super().compute_prox(tensor, layout, step_size)
         strength = step_size * self.factor
         return self._operator(tensor, strength=strength, **self._parameters(tensor))
+
+    def compute_metric_prox(
+        self, tensor: tf.Tensor, layout: Layout, step_size: StepSize, metric: tf.Tensor
+    ) -> tf.Tensor:
+        if self._operator is None:
+            return super().compute_metric_prox(tensor, layout, step_size, metric)
+        strengths = in_metric(step_size * self.factor, metric)
+        return self._operator(tensor, strength=strengths, **self._parameters(tensor))
 
     def on_part(self: P, cut: Cut) -> P:
         arrays = {

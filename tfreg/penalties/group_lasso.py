@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import reciprocal_or_zero
+from tfreg.compute.numerics import in_metric, reciprocal_or_zero
 from tfreg.penalties.base import StepSize
 from tfreg.penalties.grouped import (
     ACROSS_WEIGHTS,
@@ -81,6 +81,87 @@ def group_lasso_prox(
     w: tf.Tensor, strength: tf.Tensor, groups: AnyGroups, weighting: Weighting
 ) -> tf.Tensor:
     return group_soft_threshold(w, strength, groups, weighting)
+
+
+# At more extreme numbers, those of the iteration would not be finite. What is as small beside an
+# entry does not change it.
+_SMALL_BESIDE_ENTRY, _SMALLEST = 1e-12, {tf.float32: 1e-37, tf.float64: 1e-300}
+# It has converged long before.
+_MAX_STEPS = 50
+
+
+def group_soft_threshold_in_metric(
+    w: tf.Tensor,
+    metric: tf.Tensor,
+    strength: tf.Tensor,
+    groups: AnyGroups,
+    weighting: Weighting,
+) -> tf.Tensor:
+    """`argmin_x 1/2 sum_i metric_i (x_i - w_i)^2 + strength sum_g weight_g ||x_g||_2`
+
+    With `t_i = strength weight_g / metric_i` a group is 0 if `||w_g / t_g||_2 <= 1`. Else it is
+    `x_i = w_i n / (n + t_i)`, where `n` is its norm: the root of `||w_g / (n + t_g)||_2 = 1`.
+    """
+    norms = groups.norm(w)
+    weights = weights_of(w, groups, weighting) * tf.ones_like(norms)
+    thresholds = in_metric(groups.spread(weighted(weights, strength), w), metric)
+    new_norms = groups.spread(_norms_in_metric(w, thresholds, norms, groups), w)
+    # An infinite threshold removes its element, whatever the norm.
+    is_removed = tf.math.is_inf(thresholds)
+    quotients = tf.where(is_removed, thresholds, thresholds / new_norms)
+    kept = reciprocal_or_zero(1.0 + quotients, is_removed)
+    kept = tf.where(tf.equal(thresholds, 0.0), tf.ones_like(kept), kept)
+    is_zero = tf.equal(kept, 0.0) & tf.math.is_inf(w)  # not infinity times 0
+    return tf.where(is_zero, tf.zeros_like(w), kept * w)
+
+
+def _norms_in_metric(
+    w: tf.Tensor, thresholds: tf.Tensor, norms: tf.Tensor, groups: AnyGroups
+) -> tf.Tensor:
+    """The norms that groups have afterwards, by Newton's method on `1 / ||w_g / (n + t_g)||_2`.
+
+    That is concave in `n`: from 0 on, the steps increase up to the root.
+    """
+    t = tf.maximum(thresholds, _SMALL_BESIDE_ENTRY * tf.abs(w))
+    t = tf.maximum(t, _SMALLEST[w.dtype])
+
+    def excess_and_step(new_norms: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        shifted = t if new_norms is None else t + groups.spread(new_norms, w)
+        ratios = w / shifted
+        norm, other = groups.norm(ratios), groups.norm(ratios * tf.math.rsqrt(shifted))
+        excess = norm - 1.0
+        other = tf.where(tf.equal(other, 0.0), tf.ones_like(other), other)
+        return excess, excess * tf.square(norm / other)
+
+    excess, step = excess_and_step(None)
+    is_zero = excess <= 0.0
+    start = tf.where(is_zero, tf.zeros_like(step), step)
+    tolerance = 1e-8 if w.dtype == tf.float64 else 1e-4  # The steps' errors are its square.
+
+    def improve(new_norms: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        _, step = excess_and_step(new_norms)
+        step = tf.where(is_zero, tf.zeros_like(step), step)
+        return new_norms + step, tf.reduce_any(tf.abs(step) > tolerance * new_norms)
+
+    new_norms, _ = tf.while_loop(
+        lambda _, moves: moves,
+        improve,
+        (start, tf.constant(True)),
+        shape_invariants=(norms.shape, tf.TensorShape([])),
+        maximum_iterations=_MAX_STEPS,
+    )
+    return tf.where(tf.math.is_inf(norms), norms, new_norms)
+
+
+@compiled
+def group_lasso_metric_prox(
+    w: tf.Tensor,
+    strength: tf.Tensor,
+    metric: tf.Tensor,
+    groups: AnyGroups,
+    weighting: Weighting,
+) -> tf.Tensor:
+    return group_soft_threshold_in_metric(w, metric, strength, groups, weighting)
 
 
 @compiled
@@ -160,6 +241,7 @@ class GroupLasso(Grouped):
 
     _kernel = group_lasso
     _operator = group_lasso_prox
+    _metric_operator = group_lasso_metric_prox
 
     def __init__(
         self,

@@ -99,12 +99,14 @@ class Grouped(Penalty):
     """A penalty of the norms of the groups that a weight is cut into.
 
     A subclass sets `_kernel` and `_operator`, its value and proximal operator at a split weight,
-    and defines `_value_across` and `_shrinkage_across`, those of groups that are tied over weights.
+    and `_metric_operator`, if that has a closed form in a diagonal metric; and it defines
+    `_value_across` and `_shrinkage_across`, those of groups that are tied over weights.
     """
 
     is_additive = True
     _kernel: Any = None
     _operator: Any = None
+    _metric_operator: Any = None
 
     def __init__(
         self,
@@ -180,6 +182,16 @@ class Grouped(Penalty):
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
         w, strength = self._groups[0].split(tensor, layout), step_size * self.factor
         result = self._operator(w, strength=strength, **self._parameters(w, layout))
+        return layout.merge(result, tensor)
+
+    def compute_metric_prox(
+        self, tensor: tf.Tensor, layout: Layout, step_size: StepSize, metric: tf.Tensor
+    ) -> tf.Tensor:
+        if self._metric_operator is None:
+            return super().compute_metric_prox(tensor, layout, step_size, metric)
+        w, metric = (self._groups[0].split(x, layout) for x in (tensor, metric))
+        strength, parameters = step_size * self.factor, self._parameters(w, layout)
+        result = self._metric_operator(w, strength=strength, metric=metric, **parameters)
         return layout.merge(result, tensor)
 
     def check_joint(self) -> None:

@@ -10,7 +10,13 @@ import tensorflow as tf
 from tfreg import backend, distributions, traits
 from tfreg.checks import broadcasts_to, check_number
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import accumulation_dtype, eager_constants, not_broadcast, share
+from tfreg.compute.numerics import (
+    accumulation_dtype,
+    eager_constants,
+    in_metric,
+    not_broadcast,
+    share,
+)
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import Cut, Penalty, StepSize
@@ -203,6 +209,14 @@ class Prior(Penalty):
         )
 
     def compute_prox(self, tensor: tf.Tensor, layout: Layout, step_size: StepSize) -> tf.Tensor:
+        return self._shrunk(tensor, step_size * self.factor)
+
+    def compute_metric_prox(
+        self, tensor: tf.Tensor, layout: Layout, step_size: StepSize, metric: tf.Tensor
+    ) -> tf.Tensor:
+        return self._shrunk(tensor, in_metric(step_size * self.factor, metric))
+
+    def _shrunk(self, tensor: tf.Tensor, strength: StepSize) -> tf.Tensor:
         if self.distribution not in PROXIMAL_OPERATORS or self.floor is not None:
             raise NotImplementedError(
                 f"The proximal operator of {self!r} has no known closed form. "
@@ -210,7 +224,7 @@ class Prior(Penalty):
             )
         prox = PROXIMAL_OPERATORS[self.distribution]
         numbers = eager_constants(self._numbers, accumulation_dtype(tensor.dtype))
-        return prox(tensor, strength=step_size * self.factor, **numbers)
+        return prox(tensor, strength=strength, **numbers)
 
     def on_part(self, cut: Cut) -> "Prior":
         ranks = self._recipe.event_ranks()

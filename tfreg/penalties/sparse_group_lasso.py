@@ -8,11 +8,16 @@ import tensorflow as tf
 
 from tfreg.checks import check_number
 from tfreg.compute.kernels import compiled, kernel
-from tfreg.compute.numerics import signum, with_common_dtype
+from tfreg.compute.numerics import in_metric, signum, with_common_dtype
 from tfreg.compute.reductions import total
 from tfreg.layout import Layout
 from tfreg.penalties.base import StepSize
-from tfreg.penalties.group_lasso import GroupLasso, group_soft_threshold, weighted_norms
+from tfreg.penalties.group_lasso import (
+    GroupLasso,
+    group_soft_threshold,
+    group_soft_threshold_in_metric,
+    weighted_norms,
+)
 from tfreg.penalties.grouped import (
     AnyGroups,
     Axis,
@@ -100,6 +105,24 @@ def sparse_group_lasso_prox(
 
 
 @compiled
+def sparse_group_lasso_metric_prox(
+    w: tf.Tensor,
+    strength: tf.Tensor,
+    metric: tf.Tensor,
+    l1: tf.Tensor | None,
+    l2: tf.Tensor | None,
+    groups: AnyGroups,
+    weighting: Weighting,
+) -> tf.Tensor:
+    # The second step keeps signs and zeros: `metric_i (x_i - w_i) + t x_i / ||x||`, which it makes
+    # 0 for the w_i of the first, is with the w_i before that minus the slope of the L1 norm at x_i.
+    sparse = w if l1 is None else _soft_threshold(w, in_metric(strength * l1, metric))
+    if l2 is None:
+        return sparse
+    return group_soft_threshold_in_metric(sparse, metric, strength * l2, groups, weighting)
+
+
+@compiled
 def soft_threshold(w: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
     return _soft_threshold(w, threshold)
 
@@ -137,6 +160,7 @@ class SparseGroupLasso(GroupLasso):
 
     _kernel = sparse_group_lasso
     _operator = sparse_group_lasso_prox
+    _metric_operator = sparse_group_lasso_metric_prox
 
     def __init__(
         self,

@@ -449,7 +449,7 @@ def _has_prox(penalty):
 
 
 def _penalties_of_one_weight():
-    classes = {getattr(tfreg, name) for name in tfreg.__all__ if name[0].isupper()}
+    classes = {getattr(tfreg, name) for name in tfreg.penalties.__all__ if name[0].isupper()}
     return classes - {tfreg.Penalty, tfreg.Elementwise, tfreg.Sum, tfreg.Joint}
 
 

@@ -82,6 +82,38 @@ def multi_worker_loop(api_name, epochs, backup=None, killed_at=None):
     return {"losses": losses, "kernels": kernels(model)}
 
 
+def multi_worker_proximal(api_name, epochs):
+    api = APIS[api_name]
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with strategy.scope():
+        model = with_proximal_steps(api)
+        model.optimizer.build(model.trainable_weights)
+        loss = api.losses.MeanSquaredError(reduction="none")
+    if api is tf_keras:
+        model.fit(dataset(), epochs=epochs, verbose=0)
+    else:  # whose fit fails
+        step = documented_step(api)(strategy, model, loss)
+        for _ in range(epochs):
+            for batch in strategy.experimental_distribute_dataset(dataset()):
+                step(batch)
+    return {"kernels": kernels(model)}
+
+
+def with_proximal_steps(api):
+    model = cases.sequential(api)
+    optimizer = tfreg.Proximal(
+        api.optimizers.SGD(cases.RATE, momentum=0.5),
+        model,
+        [
+            ([model.layers[-2]], tfreg.GroupLasso(0.3, axis="input")),
+            ([model.layers[-3], model.layers[-1]], tfreg.Joint(tfreg.GroupLasso(0.1, axis="all"))),
+        ],
+    )
+    model.compile(optimizer, api.losses.MeanSquaredError())
+    cases.set_initial_weights(model)
+    return model
+
+
 def server():
     """A worker or a parameter server; a coordinator tells it what to do until it is ended."""
     task = tf.distribute.cluster_resolver.TFConfigClusterResolver()

@@ -180,7 +180,7 @@ def test_bad_step_sizes(api, step_size):
 
 def test_no_closed_form(api):
     model = cases.sequential(api)
-    tfreg.add_penalty(model, tfreg.TotalVariation(0.1))
+    tfreg.add_penalty(model, tfreg.TotalVariation(0.1, order=2))
     tfreg.add_penalty(model, tfreg.GroupLasso(0.1) + keras.regularizers.L2(0.1))
     for term in tfreg.get_penalties(model):
         with pytest.raises(NotImplementedError, match="closed form"):

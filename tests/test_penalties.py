@@ -38,11 +38,12 @@ MODES = {
 # A trace for each case and mode would take too long to run every time.
 FIRST_OF_EACH_ROW = others_slow(CASES)
 PROXIMAL = others_slow(cases.PROXIMAL)
+METRIC = others_slow(cases.METRIC)
 EAGER_FIRST = pytest.mark.parametrize("mode", ["eager", slow("graph"), slow("xla")])
 
 
 def test_every_public_penalty_is_in_the_tables():
-    public = {getattr(tfreg, name) for name in tfreg.__all__ if name[0].isupper()}
+    public = {getattr(tfreg, name) for name in tfreg.penalties.__all__ if name[0].isupper()}
     public -= {tfreg.Penalty, tfreg.Elementwise}
     tables = {
         "TABLE of tests/cases.py": (
@@ -418,6 +419,90 @@ def test_prox_does_not_hide_nan(case):
     w = np.zeros((3, 4, 3, 2, 2))
     w[1, 2, 1, 1, 1] = np.nan
     assert np.isnan(case.penalty.prox(tf.constant(w), 0.5)[1, 2, 1, 1, 1])
+
+
+def metric(shape, seed=7):
+    """Numbers over five orders of magnitude."""
+    return np.exp(2.0 * np.random.default_rng(seed).normal(size=shape))
+
+
+@in_turn(case=METRIC, step_size=[0.05, 0.5, 20.0])
+def test_prox_in_a_metric_is_no_worse_than_any_point_near_or_far(case, step_size):
+    rng = np.random.default_rng(0)
+    w = weight((3, 4, 3, 2, 2))
+    m = metric(w.shape)
+
+    def objective(x):
+        return 0.5 * np.sum(m * (x - w) ** 2) + step_size * float(case.penalty(tf.constant(x)))
+
+    x = case.penalty.prox_on(tf.constant(w), None, step_size, tf.constant(m)).numpy()
+    candidates = [w, np.zeros_like(w), x * 0.999, x * 1.001, 0.5 * (x + w)]
+    candidates += [case.penalty.prox(tf.constant(w), step_size / each) for each in (0.1, 1.0, 9.0)]
+    for scale in [1e-4, 1e-2, 1.0]:
+        for spread in (1.0, 1.0 / m):
+            candidates += [x + scale * spread * rng.normal(size=w.shape) for _ in range(20)]
+        for index in map(tuple, rng.integers(0, w.shape, size=(40, w.ndim))):
+            moved = x.copy()
+            moved[index] += scale * rng.normal()
+            candidates.append(moved)
+    best = objective(x)
+    for candidate in candidates:
+        assert best <= objective(candidate) + 1e-12
+
+
+@in_turn(case=METRIC, dtype=TOLERANCE)
+def test_prox_in_a_metric_of_ones_is_the_euclidean_one_in_every_dtype(case, dtype):
+    w = tf.cast(tf.constant(weight((3, 4, 3, 2, 2))), dtype)
+    expected = case.penalty.prox(w, 0.5)
+    for mode in MODES.values():
+        shrunk = mode(case.penalty.prox_on)(w, None, tf.constant(0.5), tf.ones_like(w))
+        assert shrunk.dtype == dtype
+        np.testing.assert_array_equal(shrunk == 0.0, expected == 0.0)
+        np.testing.assert_allclose(
+            tf.cast(shrunk, tf.float64),
+            tf.cast(expected, tf.float64),
+            rtol=HALF_EPSILON[dtype] * 2,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize("case", METRIC, ids=str)
+def test_prox_in_a_metric_of_its_limits(case):
+    w = tf.constant(weight((3, 4, 3, 2, 2), "float32"))
+    m = tf.constant(metric(w.shape).astype("float32"))
+
+    def prox(w, step_size, metric):
+        return case.penalty.prox_on(w, None, step_size, metric)
+
+    for point in (w, tf.zeros_like(w)):
+        np.testing.assert_array_equal(prox(point, 0.0, m), point)
+        np.testing.assert_array_equal(prox(point, 0.0, tf.zeros_like(m)), point)
+        assert np.isfinite(prox(point, 0.5, m)).all()
+    # Where the metric is 0, the penalty decides alone.
+    is_free = tf.cast(tf.range(2) == 0, tf.float32)
+    limit = prox(w, 0.5, m * (1e-25 + is_free))
+    np.testing.assert_allclose(prox(w, 0.5, m * is_free), limit, rtol=1e-4, atol=1e-7)
+    # It depends on the quotient of the two alone, however large they are.
+    for scale in (1e-30, 1e30):
+        np.testing.assert_allclose(
+            prox(w, 0.5 * scale, m * scale), prox(w, 0.5, m), rtol=1e-5, atol=1e-7
+        )
+    bad = tf.where(tf.equal(w, w[1, 2, 1, 1, 1]), tf.constant(np.nan, tf.float32), w)
+    assert np.isnan(prox(bad, 0.5, m)[1, 2, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in cases.PROXIMAL if not case.has_metric_prox], ids=str
+)
+def test_no_prox_in_a_metric_is_said(case):
+    w = tf.ones([2, 3, 2, 2, 2])
+    with pytest.raises(NotImplementedError, match="diagonal metric"):
+        case.penalty.prox_on(w, None, 0.1, w)
+
+
+def test_a_metric_has_the_shape_of_the_weight():
+    with pytest.raises(ValueError, match=r"`metric` must have the shape.*\(3,\).*\(2, 3\)"):
+        tfreg.MCP().prox_on(tf.ones([2, 3]), None, 0.1, tf.ones([3]))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.has_prox], ids=str)

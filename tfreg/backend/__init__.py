@@ -24,6 +24,7 @@ from tfreg.backend.apis import (
 )
 from tfreg.backend.files import (
     deserialize_model,
+    deserialize_optimizer,
     end_legacy_config,
     h5_build_config,
     identity,
@@ -67,6 +68,15 @@ from tfreg.backend.models import (
     was_made_in,
     weight_path,
 )
+from tfreg.backend.optimizers import (
+    api_of_optimizer,
+    is_on_a_mesh,
+    momentum_of,
+    native,
+    strategy_of,
+    trained_variables,
+    update,
+)
 from tfreg.backend.serialization import (
     PACKAGE,
     check_registered,
@@ -89,3 +99,4 @@ from tfreg.backend.tensors import (
     weight_tensor,
     whole_weight,
 )
+from tfreg.backend.training import innermost, proximal_steps_of

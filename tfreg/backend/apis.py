@@ -86,9 +86,10 @@ def is_regularizer(value: object) -> bool:
     return isinstance(value, (keras.regularizers.Regularizer, tf_keras.regularizers.Regularizer))
 
 
-def api_of(layer_class: type) -> types.ModuleType:
-    """The API that a class of layers or models belongs to: `keras` or `tf_keras`."""
-    return keras if issubclass(layer_class, keras.layers.Layer) else tf_keras
+def api_of(cls: type) -> types.ModuleType:
+    """The API that a class of layers, models or optimizers belongs to: `keras` or `tf_keras`."""
+    is_of_keras_3 = issubclass(cls, (keras.layers.Layer, keras.optimizers.Optimizer))
+    return keras if is_of_keras_3 else tf_keras
 
 
 def keeps_losses_of_frozen_layers(model: Model) -> bool:
@@ -111,7 +112,8 @@ def counts_its_steps(optimizer: Optimizer) -> bool:
 
     One that hands the gradients to another optimizer may leave the counting to that.
     """
-    methods = [getattr(type(optimizer), name, None) for name in ("apply", "apply_gradients")]
+    cls = getattr(type(optimizer), "_tfreg_own_class", type(optimizer))
+    methods = [getattr(cls, name, None) for name in ("apply", "apply_gradients")]
     modules = {method.__module__.split(".")[0] for method in methods if method is not None}
     return modules <= {keras.__name__, tf_keras.__name__}
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import h5py
 
-from tfreg.backend.apis import Model, api_of, keras, tf_keras
+from tfreg.backend.apis import Model, Optimizer, api_of, keras, tf_keras
 from tfreg.backend.serialization import in_old_format_of_tf_keras
 
 
 def identity(cls: type) -> dict[str, str | None]:
-    """The names by which a saved model finds `cls`, the class of a model."""
+    """The names by which a saved model finds `cls`, the class of a model or an optimizer."""
     api = api_of(cls)
     module, name = cls.__module__, cls.__name__
-    if getattr(api, name, None) is cls:
-        return {"module": "keras", "class_name": name, "registered_name": None}
+    for public, names in (("keras", api), ("keras.optimizers", api.optimizers)):
+        if getattr(names, name, None) is cls:
+            return {"module": public, "class_name": name, "registered_name": None}
     registered_name = api.saving.get_registered_name(cls)
     return {"module": module, "class_name": name, "registered_name": registered_name}
 
@@ -86,6 +87,18 @@ def is_saved_as_preset(model: Model) -> bool:
             if saved is model or getattr(saved, "backbone", None) is model:
                 return True
     return False
+
+
+def deserialize_optimizer(
+    api: types.ModuleType, config: dict[str, Any], custom_objects: dict[str, Any] | None
+) -> Optimizer:
+    """Loads an optimizer of `api` from `config`, which holds the names that `identity` gives."""
+    if api is tf_keras and in_old_format_of_tf_keras():
+        name = config["registered_name"] or config["class_name"]
+        return tf_keras.optimizers.deserialize(
+            {"class_name": name, "config": config["config"]}, custom_objects, use_legacy_format=True
+        )
+    return api.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
 def deserialize_model(

@@ -79,7 +79,22 @@ def _copied(old: Any) -> Any:
         named += [type(inner), *(named_by(value) for value in vars(inner).values())]
     references = References()
     with naming(api, [value for value in named if value is not None], references.names):
-        return type(old).from_config(references.for_objects(old, old.get_config()))
+        made = type(old).from_config(references.for_objects(old, old.get_config()))
+    if isinstance(made, (keras.optimizers.Optimizer, tf_keras.optimizers.Optimizer)):
+        _make_plain(innermost(made))
+    return made
+
+
+def _make_plain(optimizer: Any) -> None:
+    """Gives an optimizer of tfreg.Proximal its own class back: its steps are on other weights."""
+    if proximal_steps_of(optimizer) is not None:
+        object.__setattr__(optimizer, "__class__", type(optimizer)._tfreg_own_class)
+        object.__delattr__(optimizer, "_tfreg_steps")
+
+
+def proximal_steps_of(optimizer: Any) -> Any:
+    """The proximal steps that tfreg.Proximal added to an optimizer, or None."""
+    return vars(innermost(optimizer)).get("_tfreg_steps") if optimizer is not None else None
 
 
 def _is_of_keras_3(value: Any) -> bool:

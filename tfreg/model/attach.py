@@ -102,14 +102,7 @@ def add_penalty(
         raise TypeError(
             f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"
         )
-    checked, couplings = _checked_penalty(penalty), couplings_in(weights)
-    schedule = backend.copied(schedules.check_schedule(schedule))
-    step = steps.check_step(step, schedule)
-    if couplings is not None:
-        terms = terms_of_couplings(model, checked, couplings, schedule, step)
-    else:
-        selected: Any = weights
-        terms = [Term(checked, Selection.in_model(model, selected), schedule, step)]
+    terms = terms_for(model, penalty, weights, schedule, step)
     if model.built:  # raise now what the first step would raise
         contents = Contents(model)
         for term in terms:
@@ -117,6 +110,22 @@ def add_penalty(
     penalized.attach(model, terms)
     backend.renew_compiled_functions(model)
     return model
+
+
+def terms_for(
+    model: Model, penalty: Any, weights: Any, schedule: Any = None, step: Any = None
+) -> list[Term]:
+    """The terms that arguments of `add_penalty` stand for: one, or one for each coupling.
+
+    Raises:
+        TypeError, ValueError: for other arguments.
+    """
+    checked, couplings = _checked_penalty(penalty), couplings_in(weights)
+    schedule = backend.copied(schedules.check_schedule(schedule))
+    step = steps.check_step(step, schedule)
+    if couplings is not None:
+        return terms_of_couplings(model, checked, couplings, schedule, step)
+    return [Term(checked, Selection.in_model(model, weights), schedule, step)]
 
 
 def remove_penalties(model: M) -> M:

@@ -42,8 +42,8 @@ def compact(
             like the weights, so that training goes on. After steps of SGD, Adam, AdamW, Nadam,
             RMSprop, Lion and the like the weights are those of `model` with its dead entries held
             at zero. Adafactor and Muon, which average over a weight, take other steps.
-        penalties: whether penalties, on layers and added to the model, go with what is left of
-            their weights. False leaves tfreg's out.
+        penalties: whether penalties, on layers, added to the model or in a `tfreg.Proximal`, go
+            with what is left of their weights. False leaves tfreg's out.
         rules: how to follow layers of your own: see `tfreg.couple`.
 
     Returns:
@@ -106,6 +106,9 @@ def _without(
         carry_penalties(model, followed, small, twins, cuts)
     if optimizer:
         transfer.carry_training(model, small, cuts, shifts)
+        proximal_steps = backend.proximal_steps_of(getattr(model, "optimizer", None))
+        if penalties and proximal_steps is not None and small.optimizer is not None:
+            proximal_steps.carry(model, small, twins, cuts)
     if own_class(small).train_step is not own_class(model).train_step:
         _logger.warning(
             "tfreg.compact: the smaller model is a %s without the train_step of %s.",

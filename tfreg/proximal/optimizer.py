@@ -1,0 +1,534 @@
+"""Proximal: an optimizer that takes a proximal step after each of its own."""
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tensorflow as tf
+
+from tfreg import backend, steps
+from tfreg.checks import check_config, is_int
+from tfreg.inventory import Model, Variable
+from tfreg.model.attach import terms_for
+from tfreg.model.carried import Cuts
+from tfreg.model.contents import Contents
+from tfreg.model.terms import Term
+from tfreg.penalties import Joint
+from tfreg.penalties.base import Regularizer
+from tfreg.proximal import bound
+from tfreg.proximal.bound import Bound
+from tfreg.proximal.zeros import masked
+
+AnyOptimizer = TypeVar("AnyOptimizer", bound=backend.Optimizer)
+
+# To a type checker: what follows the classes below in the method resolution order.
+_OwnClass: Any = object
+# The key of the penalties in an optimizer's config.
+CONFIG_KEY = "tfreg"
+_do_not_convert = tf.autograph.experimental.do_not_convert
+
+
+class Steps:
+    """The proximal steps of an optimizer: their penalties, and the weights once it is built.
+
+    It is kept where neither Keras looks for state: what the steps depend on is in the weights and
+    in the config.
+    """
+
+    def __init__(self, start_step: int, freeze_zeros_from: int | None) -> None:
+        self.start_step = start_step
+        self.freeze_zeros_from = freeze_zeros_from
+        self.variables: list[Variable] | None = None  # all that the optimizer trains
+        self._pending: tuple[Model, list[Term]] | None = None
+        self._expected: list[tuple[str, int]] | None = None
+        self._terms: list[Bound] = []
+        self._count = 0
+        # In tf_keras: what follows the optimizer's own step that is being taken.
+        self.finish: Callable[[], None] = _nothing
+        self._is_reached = False
+
+    def over_model(self, model: Model, terms: list[Term]) -> "Steps":
+        self._pending = model, terms
+        if model.built:  # raise now what building the optimizer would raise
+            bound.check(model, terms)
+            contents = Contents(model)
+            self._expected = [
+                (weight.path, id(weight.variable))
+                for term in terms
+                for weight in bound.trained_weights(contents, term)
+            ]
+        return self
+
+    def loaded(self, terms: list[Bound], count: int) -> "Steps":
+        self._terms, self._count = terms, count
+        return self
+
+    @property
+    def terms(self) -> list[Bound]:
+        """The penalties and their weights, now if the optimizer is not built."""
+        if self._pending is None:
+            return self._terms
+        model, terms = self._pending
+        self._check_built(model)
+        return bound.bind(model, terms, list(model.trainable_variables))
+
+    def _check_built(self, model: Model) -> None:
+        if not model.built:
+            raise ValueError(
+                f"The penalties of tfreg.Proximal are on weights of the model {model.name!r}, "
+                "which is not built. Build it before the optimizer is built, saved or copied."
+            )
+
+    @property
+    def count(self) -> int:
+        """The number of weights that the optimizer trains."""
+        if self._pending is None:
+            return self._count
+        return len(self._pending[0].trainable_variables)
+
+    def build(self, variables: Sequence[Variable]) -> None:
+        """Binds the penalties to the weights that the optimizer trains."""
+        variables = list(variables)
+        if self._pending is None:
+            bound.check_fits(self._terms, variables, self._count)
+        else:
+            model, terms = self._pending
+            self._check_built(model)
+            if self._expected is None:
+                bound.check(model, terms)
+            known = {id(variable) for variable in variables}
+            for path, key in self._expected or ():
+                if key not in known:
+                    raise ValueError(bound.not_trained(path))
+            self._terms = bound.bind(model, terms, variables)
+            self._count = len(variables)
+            self._pending = None
+        self.variables = variables
+
+    def check_trained(self, optimizer: Any, variables: Sequence[Variable]) -> None:
+        """Raises a ValueError unless each penalized weight is among the `variables`."""
+        keys = {optimizer._var_key(variable) for variable in variables}
+        for weight in bound.weights_in(self._terms):
+            if optimizer._var_key(self.weight_at(weight.place)) not in keys:
+                raise ValueError(bound.not_trained(weight.path))
+
+    @contextlib.contextmanager
+    def applying(self, optimizer: Any, gradients: Any) -> Iterator[None]:
+        """Within it, `optimizer` applies the `gradients`, and must come to `reached`."""
+        self._is_reached = False
+        yield
+        if not self._is_reached and any(gradient is not None for gradient in gradients):
+            raise NotImplementedError(
+                f"tfreg.Proximal takes no steps after those of a {_own_class(optimizer).__name__}, "
+                "which does not update the weights by the methods of Keras's optimizers. If it "
+                "hands them to another optimizer, wrap that one in tfreg.Proximal."
+            )
+
+    def reached(self) -> None:
+        self._is_reached = True
+
+    def weight_at(self, place: int) -> Variable:
+        assert self.variables is not None  # the optimizer is built
+        return self.variables[place]
+
+    def variables_of(self, term: Bound) -> list[tf.Variable]:
+        return [backend.native(self.weight_at(weight.place)) for weight in term.weights]
+
+    def alive(self, step: tf.Tensor) -> dict[int, tf.Tensor]:
+        """By place, whether each element may change at `step`; nothing if all may, always."""
+        found: dict[int, tf.Tensor] = {}
+        if self.freeze_zeros_from is None:
+            return found
+        is_early = step < tf.cast(self.freeze_zeros_from, step.dtype)
+        for term in self._terms:
+            tensors = [tf.convert_to_tensor(variable) for variable in self.variables_of(term)]
+            for weight, is_alive in zip(term.weights, term.are_alive(tensors)):
+                is_alive |= is_early
+                known = found.get(weight.place)
+                found[weight.place] = is_alive if known is None else known & is_alive
+        return found
+
+    def masked(self, optimizer: Any, gradients: Any, variables: Any) -> list[Any]:
+        """`gradients` of the `variables` with 0 for what is frozen."""
+        alive = self.alive(steps.current(optimizer))
+        by_key = {optimizer._var_key(self.weight_at(i)): mask for i, mask in alive.items()}
+        keys = [optimizer._var_key(variable) for variable in variables]
+        return [
+            gradient if key not in by_key or gradient is None else masked(gradient, by_key[key])
+            for gradient, key in zip(gradients, keys)
+        ]
+
+    def following(
+        self, optimizer: Any, strategy: Any, learning_rate: Any = None
+    ) -> Callable[[], None]:
+        """What to call after the own step of `optimizer` that is to be taken now."""
+        step = tf.identity(steps.current(optimizer))
+        momentum = backend.momentum_of(optimizer)
+        alive = self.alive(step)
+
+        def shrink(term: Bound, variables: Any, learning_rate: Any, step: tf.Tensor) -> None:
+            rate = optimizer.learning_rate if learning_rate is None else learning_rate
+            term.shrink(variables, rate, step, self.start_step, momentum)
+
+        def finish() -> None:
+            for term in self._terms:
+                backend.update(
+                    strategy,
+                    functools.partial(shrink, term),
+                    self.variables_of(term),
+                    learning_rate,
+                    step,
+                )
+            self.keep_zero(strategy, alive)
+
+        return finish
+
+    def keep_zero(self, strategy: Any, alive: dict[int, tf.Tensor]) -> None:
+        """Sets what is not `alive` to 0."""
+        for place, is_alive in alive.items():
+            backend.update(strategy, _keep, [backend.native(self.weight_at(place))], is_alive)
+
+    def nonzero(self) -> dict[int, tf.Tensor]:
+        """By place, whether each element of the penalized weights is nonzero."""
+        places = [weight.place for weight in bound.weights_in(self._terms)]
+        tensors = [tf.convert_to_tensor(backend.native(self.weight_at(i))) for i in places]
+        return {i: tf.not_equal(tensor, 0) for i, tensor in zip(places, tensors)}
+
+    def carry(
+        self, model: Model, new_model: Model, twins: Mapping[int, Variable], cuts: Cuts
+    ) -> None:
+        """Makes the optimizer of `new_model` take the steps on what is left of these weights.
+
+        Raises:
+            ValueError: if a penalty does not hold for what is left.
+        """
+        optimizer = backend.innermost(new_model.optimizer)
+        trained = backend.trained_variables(optimizer, list(new_model.variables))
+        new = list(new_model.trainable_variables) if trained is None else trained
+        old = list(model.trainable_variables) if self.variables is None else self.variables
+        terms = bound.carried(self.terms, old, new_model, new, twins, cuts)
+        if terms:
+            left = Steps(self.start_step, self.freeze_zeros_from).loaded(terms, len(new))
+            if trained is not None:
+                left.build(trained)
+            _swap(optimizer, left)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "penalties": bound.config_of(self.terms),
+            "trains": self.count,
+            "start_step": self.start_step,
+            "freeze_zeros_from": self.freeze_zeros_from,
+        }
+
+
+def _nothing() -> None:
+    pass
+
+
+def _keep(variables: list[tf.Variable], is_alive: tf.Tensor) -> None:
+    [variable] = variables
+    tensor = tf.convert_to_tensor(variable)
+    variable.assign(tf.where(is_alive, tensor, tf.zeros_like(tensor)))
+
+
+class ProximalOptimizer(_OwnClass):
+    """Mixin placed before the optimizer's class in the method resolution order."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Skips that of the optimizer's class, which might register the new class."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"The class {cls.__name__} makes no optimizers. Use tfreg.Proximal(optimizer, model, "
+            "penalties)."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        config = dict(super().get_config())
+        own = backend.identity(_own_class(self))
+        config[CONFIG_KEY] = {"optimizer": own, **self._tfreg_steps.get_config()}
+        return config
+
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
+        config = dict(config)
+        names = ("optimizer", "penalties", "trains", "start_step", "freeze_zeros_from")
+        ours = check_config("a tfreg.Proximal optimizer", config.pop(CONFIG_KEY, None), names)
+        _check_step("trains", ours["trains"])
+        if not isinstance(ours["optimizer"], dict):
+            raise ValueError(
+                "The config of a tfreg.Proximal optimizer must have a dict as its 'optimizer'. "
+                f"Received: {ours!r}"
+            )
+        known_class = getattr(cls, "_tfreg_own_class", None)
+        known = {} if known_class is None else {known_class.__name__: known_class}
+        optimizer = backend.deserialize_optimizer(
+            cls._tfreg_api,
+            {**ours["optimizer"], "config": config},
+            custom_objects={**known, **(custom_objects or {})},
+        )
+        made = _checked_steps(ours["start_step"], ours["freeze_zeros_from"])
+        _swap(optimizer, made.loaded(bound.bound_from(ours["penalties"]), ours["trains"]))
+        return optimizer
+
+    @_do_not_convert
+    def _overwrite_model_variables_with_average_value(self, variables: Any) -> None:
+        nonzero = self._tfreg_steps.nonzero()
+        super()._overwrite_model_variables_with_average_value(variables)
+        self._tfreg_steps.keep_zero(backend.strategy_of(self), nonzero)
+
+
+@backend.keras.saving.register_keras_serializable(backend.PACKAGE, "Proximal")
+class ProximalKerasOptimizer(ProximalOptimizer):
+    _tfreg_api = backend.keras
+
+    def build(self, variables: Any) -> None:
+        # Loading .h5 files builds on no variables, and leaves an optimizer that refuses any.
+        if not self.built and variables:
+            self._tfreg_steps.build(variables)
+        super().build(variables)
+
+    def _check_variables_are_known(self, variables: Any) -> None:
+        super()._check_variables_are_known(variables)
+        self._tfreg_steps.check_trained(self, variables)
+
+    @_do_not_convert
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        with self._tfreg_steps.applying(self, grads):
+            return super().apply(grads, trainable_variables)
+
+    @_do_not_convert
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        self._tfreg_steps.reached()
+        grads = self._tfreg_steps.masked(self, grads, trainable_variables)
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    @_do_not_convert
+    def _distributed_tf_update_step(
+        self, distribution: Any, grads_and_vars: Any, learning_rate: Any
+    ) -> None:
+        finish = self._tfreg_steps.following(self, distribution, learning_rate)
+        super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+        finish()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle finds the function by the name of its class: the own class has it, not this one.
+        return _own_class(self)._unpickle_model, super().__reduce__()[1]
+
+
+@backend.tf_keras.saving.register_keras_serializable(backend.PACKAGE, "Proximal")
+class ProximalTFKerasOptimizer(ProximalOptimizer):
+    _tfreg_api = backend.tf_keras
+
+    def build(self, var_list: Any) -> Any:  # with each step
+        if getattr(self, "_built", False):
+            self._tfreg_steps.check_trained(self, var_list)
+        else:
+            self._tfreg_steps.build(var_list)
+        return super().build(var_list)
+
+    @_do_not_convert
+    def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        grads_and_vars = list(grads_and_vars)
+        if self._tfreg_steps.freeze_zeros_from is not None and grads_and_vars:
+            gradients, variables = zip(*grads_and_vars)
+            with tf.init_scope():
+                self.build(variables)
+            gradients = self._tfreg_steps.masked(self, gradients, variables)
+            grads_and_vars = list(zip(gradients, variables))
+        with self._tfreg_steps.applying(self, [gradient for gradient, _ in grads_and_vars]):
+            return super().apply_gradients(grads_and_vars, *args, **kwargs)
+
+    @_do_not_convert
+    def _distributed_apply_gradients_fn(
+        self, distribution: Any, grads_and_vars: Any, **kwargs: Any
+    ) -> Any:
+        proximal_steps = self._tfreg_steps
+        proximal_steps.reached()
+        finish = proximal_steps.following(self, distribution)
+        proximal_steps.finish = finish
+        try:
+            result = super()._distributed_apply_gradients_fn(
+                distribution, grads_and_vars, **kwargs
+            )
+        finally:
+            proximal_steps.finish = _nothing
+        if not self.use_ema:  # else that came before the averages
+            finish()
+        return result
+
+    @_do_not_convert
+    def _update_model_variables_moving_average(self, var_list: Any) -> None:
+        self._tfreg_steps.finish()
+        super()._update_model_variables_moving_average(var_list)
+
+
+@functools.cache
+def _proximal_class(cls: Any) -> type:
+    """The class of proximal optimizers of `cls`."""
+    is_of_keras_3 = backend.api_of(cls) is backend.keras
+    stand_in = ProximalKerasOptimizer if is_of_keras_3 else ProximalTFKerasOptimizer
+    # Loading looks up a name such as "Adam" among Keras's own before the registered ones.
+    name = f"Proximal{cls.__name__}"
+    namespace = {
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": cls.__doc__,
+        "_tfreg_own_class": cls,
+    }
+    made = types.new_class(
+        name, (stand_in, cls), {"metaclass": type(cls)}, lambda body: body.update(namespace)
+    )
+    backend.save_as(made, stand_in)
+    return made
+
+
+def _own_class(optimizer: Any) -> Any:
+    return type(optimizer)._tfreg_own_class
+
+
+def _swap(optimizer: Any, proximal_steps: Steps) -> None:
+    its_class: Any = type(optimizer)
+    # object's, since those of either Keras track attributes.
+    object.__setattr__(optimizer, "_tfreg_steps", proximal_steps)
+    object.__setattr__(optimizer, "__class__", _proximal_class(its_class))
+
+
+def _check_step(name: str, value: Any) -> int:
+    if not is_int(value) or value < 0:
+        raise ValueError(f"Argument `{name}` must be an int >= 0. Received: {name}={value!r}")
+    return int(value)
+
+
+def _checked_steps(start_step: Any, freeze_zeros_from: Any) -> Steps:
+    if freeze_zeros_from is not None:
+        freeze_zeros_from = _check_step("freeze_zeros_from", freeze_zeros_from)
+    return Steps(_check_step("start_step", start_step), freeze_zeros_from)
+
+
+def _check_optimizer(optimizer: Any, model: Model) -> None:
+    inner = backend.innermost(optimizer)
+    api = backend.api_of_optimizer(inner)
+    if api is None:
+        raise TypeError(
+            "Argument `optimizer` must be an optimizer object of Keras 3 or tf_keras, and neither "
+            "a MultiOptimizer nor one of tf_keras.optimizers.legacy. "
+            f"Received: optimizer={optimizer!r}"
+        )
+    if api is not backend.api_of(type(model)):
+        raise TypeError(
+            f"Argument `optimizer` must be of {backend.api_of(type(model)).__name__}, as the model "
+            f"is. Received: one of {api.__name__}, optimizer={optimizer!r}"
+        )
+    if isinstance(inner, ProximalOptimizer):
+        raise ValueError(
+            "Argument `optimizer` must take no proximal steps yet: make another one, with all "
+            f"penalties in one call of tfreg.Proximal. Received: optimizer={optimizer!r}"
+        )
+    if not 0.0 <= backend.momentum_of(inner) < 1.0:
+        raise ValueError(
+            "Argument `optimizer` must have a momentum below 1, since a proximal step is as long "
+            f"as learning_rate / (1 - momentum). Received: momentum={inner.momentum!r}"
+        )
+    strategy = backend.strategy_of(inner)
+    if backend.is_asynchronous(strategy) or backend.is_on_a_mesh(inner):
+        name = "a mesh of DTensor" if backend.is_on_a_mesh(inner) else type(strategy).__name__
+        raise NotImplementedError(
+            "tfreg.Proximal takes its steps on weights that every replica has a copy of. Train "
+            f"under a MirroredStrategy or a MultiWorkerMirroredStrategy. Received: {name}"
+        )
+
+
+def _entries(penalties: Any) -> list[tuple[Any, Any, Any]]:
+    """The argument `penalties` as triples of weights, penalty and schedule."""
+    if not isinstance(penalties, (list, tuple)):
+        return [(None, penalties, None)]
+    are_tuples = all(isinstance(entry, tuple) and len(entry) in (2, 3) for entry in penalties)
+    if not penalties or isinstance(penalties, tuple) or not are_tuples:
+        raise TypeError(
+            "Argument `penalties` must be a penalty, or a non-empty list of tuples (weights, "
+            f"penalty) or (weights, penalty, schedule). Received: penalties={penalties!r}"
+        )
+    return [(entry[0], entry[1], entry[2] if len(entry) == 3 else None) for entry in penalties]
+
+
+def Proximal(
+    optimizer: AnyOptimizer,
+    model: Model,
+    penalties: Regularizer | Joint | str | dict[str, Any] | list[tuple[Any, ...]],
+    start_step: int = 0,
+    freeze_zeros_from: int | None = None,
+) -> AnyOptimizer:
+    """Makes an optimizer take a proximal step after each of its own: exact zeros.
+
+    `w = argmin_x 1/2 ||x - step(w)||^2 + rate * schedule(k) * penalty(x)` after step k, with
+    `rate = learning_rate / (1 - momentum)`
+
+    `step` is the optimizer's own, on the loss without the penalty. Whole groups of a `GroupLasso`,
+    or elements, become exactly 0, and may come back. A factor means what it means in the loss:
+    with SGD the weights converge to the same minimum. Only the steps of SGD and RMSprop build up
+    by a momentum; elsewhere `rate` is the learning rate. Adam and others that scale each element
+    take the same operator, and end near the minimum, not at it.
+
+    The optimizer changes in place: its class becomes a subclass of its own, which saves the
+    penalties with it. What it does besides stays: schedules of the learning rate, weight decay,
+    clipping, gradient accumulation (with a proximal step for each update), loss scaling (a skipped
+    step skips it), moving averages of the weights (elements that are 0 now are 0 in what replaces
+    them, too). Several penalties on one weight take their steps in turn.
+
+    Args:
+        optimizer: an optimizer of Keras 3 or tf_keras, or a `LossScaleOptimizer` around one.
+        model: the model whose weights it trains, of the same Keras, built or not, penalized or not.
+        penalties: a penalty, for every kernel; or a list of tuples (weights, penalty) or (weights,
+            penalty, schedule), each as `tfreg.add_penalty` takes them, couplings and `tfreg.Joint`
+            included. The penalties must have a proximal operator. Do not add them to the loss too.
+            Weights that are frozen now are left out.
+        start_step: the step of the optimizer from which on it takes proximal steps.
+        freeze_zeros_from: the step from which on what is exactly 0 stays 0: groups where the
+            penalty has them, else elements. Their gradients are set to 0, before they are clipped
+            or accumulated, and so are they after each step, so that no momentum revives them. None
+            lets everything come back.
+
+    Returns:
+        `optimizer`.
+
+    Raises:
+        TypeError, ValueError: for other arguments; if no weight is selected, or a selected one is
+            not trained or has the same kind of penalty in the loss. If the model is not built, once
+            the optimizer is. NotImplementedError: for a penalty without proximal operator, or
+            under a ParameterServerStrategy.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    >>> penalty = tfreg.GroupLasso(0.1, axis="input")
+    >>> optimizer = tfreg.Proximal(keras.optimizers.SGD(0.1, momentum=0.9), model, penalty)
+    >>> model.compile(optimizer, "mse")
+    >>> history = model.fit(tf.zeros([32, 8]), tf.zeros([32, 1]), epochs=50, verbose=0)
+    >>> bool(tf.reduce_all(model.layers[0].kernel == 0))
+    True
+
+    Reference:
+        Parikh and Boyd, Proximal algorithms, 2014.
+    """
+    backend.check_not_graph_mode("tfreg.Proximal")
+    if not backend.is_model(model):
+        raise TypeError(
+            f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"
+        )
+    _check_optimizer(optimizer, model)
+    terms = [
+        term
+        for weights, penalty, schedule in _entries(penalties)
+        for term in terms_for(model, penalty, weights, schedule)
+    ]
+    proximal_steps = _checked_steps(start_step, freeze_zeros_from).over_model(model, terms)
+    inner = backend.innermost(optimizer)
+    variables = backend.trained_variables(inner, list(model.variables)) if model.built else None
+    if variables is not None:
+        proximal_steps.build(variables)
+    _swap(inner, proximal_steps)
+    return optimizer

@@ -97,6 +97,7 @@ WITHIN = {
         "kernels",
         "convolutions",
         "recurrent",
+        "wrappers",
         "attention",
         "reshapes",
         "slicing",

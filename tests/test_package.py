@@ -100,6 +100,7 @@ WITHIN = {
         "kernels",
         "convolutions",
         "recurrent",
+        "wrappers",
         "attention",
         "reshapes",
         "slicing",

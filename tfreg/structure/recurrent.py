@@ -1,6 +1,5 @@
-"""Rules for recurrent layers, and for the wrappers of layers along a time axis."""
+"""Rules for recurrent layers, in one direction or both."""
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -340,71 +339,8 @@ def _places(step: Step, layer: Layer) -> float:
     return float(np.prod(shape))
 
 
-def time_distributed(step: Step) -> list[Value]:
-    """A layer or model that is applied to each step in time, as if each were an example.
-
-    It is followed as three steps: one that takes the time axis away, those of what is inside, and
-    this one, which puts the axis back.
-    """
-    trace, layer = step.trace, step.operation.layer
-    value = step.args[0] if step.args else step.kwargs.get("inputs")
-    if not isinstance(value, Value):
-        return step.pin_all(f"{step.path} takes several inputs")
-    pin_others(step, [value])
-    step.pin(value.axes[1], f"{step.path} goes over it")
-    inside = _without_time(value)
-    entry = _beside(step, step.operation, [value])
-    entry.outputs, entry.constants = [inside], lambda known: known
-    trace.steps.append(entry)
-    first = len(trace.steps)
-    if backend.is_model(layer) and backend.graph_of(layer) is not None:
-        call = backend.Call(layer, (), {}, [], [])
-        results = trace._outputs(call, [inside], (step.path,))
-    else:
-        results = _follow_inside(step, layer, inside)
-    trace.values.setdefault(id(layer), []).append(results)
-    trace.input_values.setdefault(id(layer), []).append([inside])
-    length = value.shape[1] or 1
-    for each in trace.steps[first:]:
-        each.uses = [(variable, times * length) for variable, times in each.uses]
-    step.inputs = results
-    step.constants = lambda known: known
-    return [_with_time(result, step) for result in results]
-
-
-def _follow_inside(step: Step, layer: Layer, value: Value) -> list[Value]:
-    inner = _beside(step, layer, [value])
-    inner.path = f"{step.path}/{layer.name}"
-    inner.output_shapes = [(shape[0], *shape[2:]) for shape in step.output_shapes]
-    inner.outputs = step.trace.rule_for(layer)(inner)
-    step.trace.steps.append(inner)
-    return inner.outputs
-
-
-def _beside(step: Step, operation: Any, inputs: list[Value]) -> Step:
-    """Another step for a part of what `step` does."""
-    part = copy.copy(step)
-    part.operation, part.inputs = operation, inputs
-    part.args, part.kwargs = tuple(inputs), {}
-    part.reads, part.uses, part.rescaled = [], [], []
-    part.constants = part.nothing_known
-    return part
-
-
-def _without_time(value: Value) -> Value:
-    shape, axes = value.shape, value.axes
-    return value._replace(shape=(shape[0], *shape[2:]), axes=(axes[0], *axes[2:]))
-
-
-def _with_time(value: Value, step: Step) -> Value:
-    shape, axes = value.shape, value.axes
-    length = step.output_shapes[0][1]
-    return Value((shape[0], length, *shape[1:]), (axes[0], None, *axes[1:]), step.path)
-
-
 LAYERS: dict[str, Rule] = {
     **{name: recurrent for name in ("LSTM", "GRU", "SimpleRNN", "RNN")},
     **{f"ConvLSTM{rank}D": recurrent for rank in (1, 2, 3)},
     "Bidirectional": bidirectional,
-    "TimeDistributed": time_distributed,
 }

@@ -13,6 +13,7 @@ from tfreg.structure import (
     normalizations,
     recurrent,
     shapes,
+    wrappers,
 )
 from tfreg.structure.tracing import Rule, Step, Value
 
@@ -23,6 +24,7 @@ _LAYERS: dict[str, Rule] = {
     **kernels.LAYERS,
     **convolutions.LAYERS,
     **recurrent.LAYERS,
+    **wrappers.LAYERS,
     **attention.LAYERS,
     **shapes.LAYERS,
 }

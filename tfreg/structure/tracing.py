@@ -274,16 +274,15 @@ class Trace:
         values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs)}
         for call in graph.calls:
             arguments = [values[id(tensor)] for tensor in call.inputs]
-            outputs = self._outputs(call, arguments, names)
+            outputs = self.call(call, arguments, names)
             operation = id(call.operation)
             self.values.setdefault(operation, []).append(outputs)
             self.input_values.setdefault(operation, []).append(arguments)
             values |= {id(tensor): value for tensor, value in zip(call.outputs, outputs)}
         return [values[id(tensor)] for tensor in graph.outputs]
 
-    def _outputs(
-        self, call: backend.Call, inputs: list[Value], names: tuple[str, ...]
-    ) -> list[Value]:
+    def call(self, call: backend.Call, inputs: list[Value], names: tuple[str, ...]) -> list[Value]:
+        """Follows a call inside of the layers with these `names`; the values that it yields."""
         names = (*names, call.operation.name)
         for variable in backend.variables_among(call.args, call.kwargs):
             self.block(variable, f"{'/'.join(names)} computes with it")

@@ -114,7 +114,7 @@ def _block(before: list[_Length], after: list[_Length]) -> tuple[int, int]:
 
 
 def _merged(step: Step, value: Value, old: list[int], shape: Shape, new: list[int]) -> list[Axis]:
-    """The `new` axes that a reshape makes of the `old` ones."""
+    """The axes `new` of a reshape, into which it merges or splits the axes `old`."""
     if len(old) == len(new) == 1 and value.shape[old[0]] == shape[new[0]]:
         return [Axis(old[0])]
     labelled = [axis for axis in old if value.axes[axis] is not None]

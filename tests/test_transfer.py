@@ -12,7 +12,7 @@ from marks import KERAS_3_FIRST, slow
 
 import tfreg
 from tfreg.backend.files import load_model
-from tfreg.structure import edits, transfer
+from tfreg.structure import edits, normalizations, transfer
 from tfreg.structure.configs import rebuilt
 
 
@@ -557,7 +557,7 @@ def test_epsilon_of_a_root_mean_square():
     config = edits.edited(layer, layer.get_config(), Sizes(cuts), False)
     new = keras.layers.RMSNormalization.from_config(config)
     new.build((None, 2))
-    new.scale.assign(np.asarray(layer.scale)[kept] * edits.rms_multiplier(4, 2))
+    new.scale.assign(np.asarray(layer.scale)[kept] * normalizations.rms_multiplier(4, 2))
     np.testing.assert_allclose(new(x[:, kept]), np.asarray(layer(x))[:, kept], rtol=1e-6)
 
 

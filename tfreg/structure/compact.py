@@ -12,6 +12,7 @@ from tfreg.model.carried import carry_penalties
 from tfreg.model.penalized import own_class
 from tfreg.structure import configs, edits, transfer
 from tfreg.structure.couplings import couplings_of, traced
+from tfreg.structure.kernels import array
 from tfreg.structure.liveness import Outcome, decide
 from tfreg.structure.regularizers import carried_regularizers
 from tfreg.structure.rules import Rules
@@ -162,8 +163,7 @@ def _shifts(outcome: Outcome) -> dict[int, np.ndarray]:
         for variable, labels, multiplier in step.rescaled:
             count, left = len(labels), len(outcome.kept(labels))
             if left < count and id(variable) not in shifts:
-                array = np.asarray(backend.array_of(variable), np.float64)
-                shifts[id(variable)] = array * (multiplier(count, left) - 1.0)
+                shifts[id(variable)] = array(variable) * (multiplier(count, left) - 1.0)
     return shifts
 
 

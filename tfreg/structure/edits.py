@@ -186,15 +186,6 @@ def _rms_normalization(layer: Any, config: Config, sizes: Sizes) -> Config:
     return {"epsilon": config["epsilon"] * old / new} if new != old else {}
 
 
-def rms_multiplier(old: int, new: int) -> float:
-    """What the scale of an RMSNormalization is multiplied by if `new` of `old` channels stay.
-
-    With s the sum of squares, x scale / sqrt(s / n + eps) =
-    x scale sqrt(n / m) / sqrt(s / m + eps n / m).
-    """
-    return math.sqrt(old / new)
-
-
 def _target_shape(layer: Layer, config: Config, sizes: Sizes) -> Config:
     shapes = sizes.outputs(layer)
     return {"target_shape": merged(config["target_shape"], shapes[0][1:])} if shapes else {}

@@ -6,6 +6,7 @@ import numpy as np
 
 from tfreg import backend
 from tfreg.structure.constants import known_reads
+from tfreg.structure.kernels import array
 from tfreg.structure.tracing import Fold, Read, Step, Trace
 
 
@@ -78,26 +79,25 @@ def decide(trace: Trace, fold: bool) -> Outcome:
     gone = np.zeros(trace.labels.count, bool)
     for vector in vectors:
         gone[vector] = ~trace.labels.are_pinned(vector)
-    pending = readers
+    _settle(gone, readers, readers)
     while True:
-        pending = _settle(gone, readers, pending)
         empty = [vector for vector in vectors if len(vector) and gone[vector].all()]
         if not empty:
             break
         # An axis keeps one entry, which may then need others: those of earlier layers.
         before = gone.copy()
         gone[empty[-1][0]] = False
-        pending = _affected(readers, before & ~gone)
+        _settle(gone, readers, _affected(readers, before & ~gone))
     return Outcome(trace, gone, *_shifts(readers, foldable, gone))
 
 
-def _settle(gone: np.ndarray, readers: list[_Reader], pending: list[_Reader]) -> list[_Reader]:
+def _settle(gone: np.ndarray, readers: list[_Reader], pending: list[_Reader]) -> None:
+    """Takes back what `pending` readers need, and what that makes other readers need."""
     while pending:
         before = gone.copy()
         for reader in pending:
             gone[reader.reinstated(gone)] = False
         pending = _affected(readers, before & ~gone)
-    return []
 
 
 def _affected(readers: list[_Reader], changed: np.ndarray) -> list[_Reader]:
@@ -134,24 +134,24 @@ def _foldable(reads: list, shared_biases: set[int]) -> list[np.ndarray]:
     A layer that is called twice has one bias: it must see the same constants in all calls.
     """
     seen: dict[tuple[int, int, int], np.ndarray] = {}
-
-    def key(read: Read) -> tuple[int, int, int]:
-        of_layer = id(read.fold.layer) if read.fold is not None else 0
-        return of_layer, id(read.variable), read.axis
-
     for _, read, known in reads:
-        if read.fold is None:
-            continue
-        earlier = seen.get(key(read), known)
-        seen[key(read)] = np.where(earlier == known, known, np.nan)
+        if read.fold is not None:
+            key = _fold_key(read, read.fold)
+            earlier = seen.get(key, known)
+            seen[key] = np.where(earlier == known, known, np.nan)
     return [
         (
             np.zeros(len(known), bool)
             if read.fold is None or id(read.fold.bias) in shared_biases
-            else ~np.isnan(seen[key(read)])
+            else ~np.isnan(seen[_fold_key(read, read.fold)])
         )
         for _, read, known in reads
     ]
+
+
+def _fold_key(read: Read, fold: Fold) -> tuple[int, int, int]:
+    """The same for the reads of all calls of a layer, whose constants go into its bias once."""
+    return id(fold.layer), id(read.variable), read.axis
 
 
 def _shifts(
@@ -165,13 +165,12 @@ def _shifts(
         goes = gone[reader.roots] & can_fold & (reader.constants != 0.0)
         if fold is None or variable is None or not goes.any():
             continue
-        key = (id(fold.layer), id(variable), reader.read.axis)
+        key = _fold_key(reader.read, fold)
         if key in done:
             continue
         done.add(key)
         constants = np.where(goes, reader.constants, 0.0)
-        kernel = np.asarray(backend.array_of(variable), np.float64)
-        shift = fold.shift(kernel, constants)
+        shift = fold.shift(array(variable), constants)
         if not shift.any():
             continue
         _add(shifts, new_biases, fold, shift)

@@ -67,9 +67,18 @@ def rms_normalization(step: Step) -> list[Value]:
     step.weight(layer.scale, 0, labels)
     step.read_norm(labels)
     # The mean square of what is left is n / m times that of all; so becomes epsilon.
-    step.rescaled.append((layer.scale, labels, lambda n, m: math.sqrt(n / m)))
+    step.rescaled.append((layer.scale, labels, rms_multiplier))
     step.constants = lambda known: [_zeros_of(known[0])]
     return [value._replace(source=step.path)]
+
+
+def rms_multiplier(old: int, new: int) -> float:
+    """What the scale of an RMSNormalization is multiplied by if `new` of `old` channels stay.
+
+    With s the sum of squares, x scale / sqrt(s / n + eps) =
+    x scale sqrt(n / m) / sqrt(s / m + eps n / m).
+    """
+    return math.sqrt(old / new)
 
 
 def unit_normalization(step: Step) -> list[Value]:

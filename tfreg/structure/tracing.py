@@ -354,9 +354,6 @@ class Trace:
             self._variables_in[id(layer)] = list(layer.weights)
         return self._variables_in[id(layer)]
 
-    def shape_of(self, variable: Variable) -> tuple[int, ...]:
-        return tuple(variable.shape)
-
 
 def _call_reason(call: backend.Call, path: str) -> str | None:
     """Why a call cannot be followed, whatever is called."""

@@ -49,6 +49,7 @@ WITHIN = {
         "tensors",
         "graphs",
         "models",
+        "references",
         "rebuilding",
         "training",
         "optimizers",

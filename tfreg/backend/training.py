@@ -4,7 +4,8 @@ import logging
 from typing import Any, NamedTuple
 
 from tfreg.backend.apis import Model, Optimizer, keras, tf_keras
-from tfreg.backend.rebuilding import References, named_by, naming, scope_of
+from tfreg.backend.rebuilding import scope_of
+from tfreg.backend.references import References, named_by, naming
 from tfreg.backend.tensors import is_variable
 
 _logger = logging.getLogger(__name__)

@@ -119,7 +119,7 @@ WITHIN = {
         "compact",
         "__init__",
     ],
-    "proximal": ["zeros", "bound", "optimizer", "__init__"],
+    "proximal": ["zeros", "bound", "stepping", "optimizer", "__init__"],
     "reporting": ["callbacks", "__init__"],
     "cli": ["tables", "reload", "demo", "compact", "__init__"],
 }

@@ -87,9 +87,7 @@ OVER_OTHER_AXES = {
 def test_convolutions_over_channels_keep_them(api, name):
     k = api.layers
     over = OVER_OTHER_AXES[name](k)
-    model = between(
-        api, (5, 3), lambda y: k.GlobalAveragePooling1D()(over(k.Permute((2, 1))(y)))
-    )
+    model = between(api, (5, 3), lambda y: k.GlobalAveragePooling1D()(over(k.Permute((2, 1))(y))))
     assert_fixed(model, pattern=over.name)
     assert_kept(model)
 
@@ -100,9 +98,7 @@ def test_a_dense_layer_of_ones_own_over_another_axis_keeps_it(api):
     class Own(k.Dense):
         pass
 
-    model = between(
-        api, (5, 3), lambda y: k.GlobalAveragePooling1D()(Own(4)(k.Permute((2, 1))(y)))
-    )
+    model = between(api, (5, 3), lambda y: k.GlobalAveragePooling1D()(Own(4)(k.Permute((2, 1))(y))))
     assert_kept(model, rules={Own: "dense"})
 
 

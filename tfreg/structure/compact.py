@@ -109,7 +109,7 @@ def _without(
         transfer.carry_training(model, small, cuts, shifts)
         proximal_steps = backend.proximal_steps_of(getattr(model, "optimizer", None))
         if penalties and proximal_steps is not None and small.optimizer is not None:
-            proximal_steps.carry(model, small, twins, cuts)
+            backend.innermost(model.optimizer).tfreg_carry(model, small, twins, cuts)
     if own_class(small).train_step is not own_class(model).train_step:
         _logger.warning(
             "tfreg.compact: the smaller model is a %s without the train_step of %s.",

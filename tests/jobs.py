@@ -82,11 +82,11 @@ def multi_worker_loop(api_name, epochs, backup=None, killed_at=None):
     return {"losses": losses, "kernels": kernels(model)}
 
 
-def multi_worker_proximal(api_name, epochs):
+def multi_worker_proximal(api_name, epochs, build="with_proximal_steps"):
     api = APIS[api_name]
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
-        model = with_proximal_steps(api)
+        model = globals()[build](api)
         model.optimizer.build(model.trainable_weights)
         loss = api.losses.MeanSquaredError(reduction="none")
     if api is tf_keras:
@@ -109,6 +109,15 @@ def with_proximal_steps(api):
             ([model.layers[-3], model.layers[-1]], tfreg.Joint(tfreg.GroupLasso(0.1, axis="all"))),
         ],
     )
+    model.compile(optimizer, api.losses.MeanSquaredError())
+    cases.set_initial_weights(model)
+    return model
+
+
+def with_a_budget(api):
+    model = cases.sequential(api)
+    budget = tfreg.Budget(groups=5, begin=1, end=9, heal=10, every=2)
+    optimizer = tfreg.Proximal(api.optimizers.Adam(cases.RATE), model, budget)
     model.compile(optimizer, api.losses.MeanSquaredError())
     cases.set_initial_weights(model)
     return model

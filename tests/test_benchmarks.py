@@ -1,6 +1,7 @@
 """The benchmarks run, and check what they time; no test looks at a time."""
 
 import functools
+import gzip
 import json
 import os
 import pathlib
@@ -217,6 +218,104 @@ def test_bench_compact_stops_at_a_wrong_answer(benchmark, monkeypatch):
     monkeypatch.setattr(tfreg, "compact", wrong)
     with pytest.raises(SystemExit, match="Wrong answer: MobileNetV2 is off"):
         benchmark("bench_compact").main(["--quick", "--repeats", "1"])
+
+
+@pytest.mark.slow
+def test_bench_proximal_measures_each_way(benchmark, tmp_path):
+    out = tmp_path / "out.json"
+    quick = ["--quick", "--steps", "2", "--repeats", "1", "--mode", "default", "--out", str(out)]
+    bench_proximal = benchmark("bench_proximal")
+    bench_proximal.main(quick)
+    measured = {m["proximal"]: m for m in json.loads(out.read_text())["measurements"]}
+    assert list(measured) == list(bench_proximal.PROXIMAL)
+    assert measured["none"]["zeros"] == 0.0 and measured["none"]["over_none"] == [1.0] * 3
+    assert measured["Budget of elements, met"]["zeros"] == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.slow
+def test_bench_proximal_stops_at_a_budget_that_is_not_met(benchmark, monkeypatch):
+    monkeypatch.setattr(tfreg, "Proximal", lambda optimizer, model, penalties: optimizer)
+    with pytest.raises(SystemExit, match="Wrong answer: 0.00 of transformer is zero after Budget"):
+        benchmark("bench_proximal").main(
+            ["--quick", "--steps", "1", "--repeats", "1", "--mode", "default", "--penalty", "2:4"]
+        )
+
+
+@pytest.mark.slow
+def test_bench_sparsity_trains_each_row_in_processes_and_merges_them(benchmark, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    options = ["--quick", "--jobs", "2", "--data", str(tmp_path), "--out", str(out)]
+    benchmark("bench_sparsity").main(options)
+    printed = capsys.readouterr().out
+    expected = [[m, row] for m in ("resnet", "transformer") for row in ("dense", "budget 0.25")]
+    assert [row[:2] for row in rows(printed)] == expected
+    assert "lenet is left out" in printed
+    measured = json.loads(out.read_text())["measurements"]
+    assert sorted([m["model"], m["row"]] for m in measured) == sorted(expected)
+    sizes = {(m["model"], m["row"]): m["multiply_adds"] for m in measured}
+    for model in ("resnet", "transformer"):
+        assert sizes[model, "budget 0.25"] <= 0.25 * sizes[model, "dense"]
+
+
+@pytest.mark.slow
+def test_bench_sparsity_stops_at_a_wrong_answer(benchmark, monkeypatch):
+    wrong = lambda model, optimizer: keras.models.clone_model(model)  # noqa: E731
+    monkeypatch.setattr(tfreg, "compact", wrong)
+    with pytest.raises(SystemExit, match="Wrong answer: resnet budget 0.25 seed 0 is off"):
+        benchmark("bench_sparsity").main(["--quick", "--only", "resnet budget"])
+
+
+@pytest.mark.parametrize("name", ["lenet", slow("resnet"), slow("transformer")])
+def test_bench_sparsity_counts_multiply_adds_as_couplings_do(benchmark, name):
+    bench_sparsity = benchmark("bench_sparsity")
+    model = bench_sparsity.SETUPS[name].build()
+    total = bench_sparsity.multiply_adds(model)
+    if name == "lenet":
+        assert (model.count_params(), total) == (431_080, 2_293_000)
+    coupling = tfreg.couple(model)[0]
+    coupling.zero([0])
+    smaller = bench_sparsity.multiply_adds(tfreg.compact(model))
+    assert total - smaller == coupling.cost.multiply_adds
+
+
+def test_bench_sparsity_reads_debians_files(benchmark, tmp_path):
+    bench_sparsity = benchmark("bench_sparsity")
+    rng, arrays = np.random.default_rng(0), []
+    for part, count in (("train", 3), ("t10k", 2)):
+        for name, shape in zip(bench_sparsity.FILES, ((count, 28, 28), (count,))):
+            arrays.append(rng.integers(0, 256, shape, np.uint8))
+            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+            contents = gzip.compress(header + arrays[-1].tobytes())
+            (tmp_path / name.format(part)).write_bytes(contents)
+    assert bench_sparsity.has_fashion(tmp_path, download=False)
+    read = bench_sparsity.fashion(tmp_path, download=False)
+    for found, expected in zip(read, arrays):
+        np.testing.assert_array_equal(found.squeeze(), expected)
+
+
+def test_bench_sparsity_without_its_data_says_so(benchmark, tmp_path, capsys):
+    benchmark("bench_sparsity").main(["--only", "lenet", "--data", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"lenet is left out, since {tmp_path} has no Fashion-MNIST" in printed
+    assert not rows(printed)
+
+
+@pytest.mark.parametrize(
+    "values, sizes, verdict",
+    [
+        ((0.91, 0.90, 0.89), (400_000, 409_999, 410_000), "holds (budget 410,000: 0.9000"),
+        ((0.91, 0.90, 0.88), (400_000, 409_999, 410_000), "does not hold (budget 410,000: 0.8967"),
+        ((0.91, 0.90, 0.89), (400_000, 400_000, 410_001), "does not hold (no row: 0.0000"),
+    ],
+)
+def test_bench_sparsity_tells_which_limits_hold(benchmark, values, sizes, verdict):
+    measured = [
+        {"model": "lenet", "row": row, "seed": seed, "accuracy": value, "multiply_adds": size}
+        for row, shift in (("budget 410,000", 0), ("dense", 10**6))
+        for seed, (value, size) in enumerate(zip(values, np.add(sizes, shift)))
+    ]
+    first, *_ = benchmark("bench_sparsity").limits(measured)
+    assert first.startswith(f"At most 410,000 multiply-adds with accuracy >= 0.900: {verdict}")
 
 
 @pytest.mark.slow

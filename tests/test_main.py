@@ -9,14 +9,26 @@ import sys
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import tfreg
 from tfreg import __main__ as command
-from tfreg.cli import demo, reload
+from tfreg.cli import demo, reload, smaller, training
 
 
 def no_progress(epoch, loss):
     pass
+
+
+def rows_of_the_smaller_net(lines):
+    """The cells of the table's rows, by the names of the models."""
+    split = [re.split("  +", line) for line in lines]
+    return {row[0]: row for row in split if row[0] in smaller.NAMES}
+
+
+def count(cell):
+    return int(cell.replace(",", ""))
 
 
 @pytest.mark.timeout(280)
@@ -34,7 +46,7 @@ def test_demo(keras_name, tmp_path):
 
     ends = {}
     for number, net in enumerate(demo.nets(), start=1):
-        assert sum(line.startswith(f"[{number}/9] {net.name} ") for line in lines) == 1
+        assert sum(line.startswith(f"[{number:>2}/11] {net.name} ") for line in lines) == 1
         [row] = [line for line in lines if line.startswith(f"{net.name} ")]
         _, accuracy, start, end, measure, with_penalty, without = re.split("  +", row)
         assert 20 < float(accuracy.removesuffix("%")) <= 100
@@ -52,16 +64,35 @@ def test_demo(keras_name, tmp_path):
             assert 0 < float(with_penalty) < float(without)
         ends[net.name] = end
 
-        [reload] = [line for line in lines if line.startswith(f"{net.name}.keras ")]
+    rows = rows_of_the_smaller_net(lines)
+    for name in smaller.NAMES:
+        _, accuracy, parameters, multiply_adds, size, seconds, difference = rows[name]
+        assert 20 < float(accuracy.removesuffix("%")) <= 100
+        assert count(size) == (out / f"{name}.keras").stat().st_size
+        assert float(seconds) > 0
+        assert (difference == "-") == (name != smaller.CUT)
+    for column in (2, 3):  # zeros alone cut nothing
+        assert rows[smaller.WITH_ZEROS][column] == rows[smaller.DENSE][column]
+    assert count(rows[smaller.CUT][3]) <= smaller.SHARE * count(rows[smaller.DENSE][3])
+    assert count(rows[smaller.CUT][4]) < count(rows[smaller.DENSE][4]) / 2
+    assert rows[smaller.CUT][1] == rows[smaller.WITH_ZEROS][1]
+    assert float(rows[smaller.CUT][6]) <= smaller.TOLERANCE
+
+    names = [*(net.name for net in demo.nets()), *smaller.NAMES]
+    for name in names:
+        [reload] = [line for line in lines if line.startswith(f"{name}.keras ")]
         _, loss, loss_reloaded, difference, verdict = re.split("  +", reload)
         assert float(loss) == pytest.approx(float(loss_reloaded), rel=1e-4)
         assert float(difference) < 1e-5
         assert verdict == "equal"
 
-    models = {f"{net.name}.keras" for net in demo.nets()}
+    models = {f"{name}.keras" for name in names}
     assert {file.name for file in out.iterdir()} == models | {"total_variation.png"}
-    model = importlib.import_module(keras_name).models.load_model(out / "conv-GroupLasso.keras")
+    load_model = importlib.import_module(keras_name).models.load_model
+    model = load_model(out / "conv-GroupLasso.keras")
     assert f"{float(sum(model.losses)):.3g}" == ends["conv-GroupLasso"]
+    small = load_model(out / f"{smaller.CUT}.keras")
+    assert f"{small.count_params():,}" == rows[smaller.CUT][2]
 
     picture = (out / "total_variation.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
@@ -126,6 +157,63 @@ def test_every_penalized_net_has_its_plain_one():
     assert 64 % uneven.group_size
 
 
+@pytest.fixture
+def digits():
+    """The digits as the demo splits them."""
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8).astype("float32") / 16.0
+    return train_test_split(
+        images, labels, train_size=demo.TRAINING_EXAMPLES, stratify=labels, random_state=0
+    )
+
+
+@pytest.mark.slow
+def test_the_smaller_net_is_nearly_as_good(api, digits):
+    shows = dict.fromkeys(smaller.NAMES, no_progress)
+    models = smaller.train(api, digits, epochs=8, seed=0, shows=shows)
+    _, inputs, _, labels = digits
+    dense, with_zeros, cut = [
+        np.mean(reload.outcome_of(model, inputs, labels).predictions.argmax(axis=-1) == labels)
+        for model in models.values()
+    ]
+    assert dense > 0.97 and with_zeros > dense - 0.03
+    assert cut == with_zeros
+    assert models[smaller.CUT].count_params() < models[smaller.DENSE].count_params() / 2
+
+
+def one_unit(api, bias):
+    model = api.Sequential([api.Input((2,)), api.layers.Dense(1)])
+    model.layers[0].set_weights([np.ones((2, 1)), np.full(1, bias)])
+    return model
+
+
+def reported(api, biases, directory, monkeypatch):
+    monkeypatch.setattr(smaller, "TIMED_ROUNDS", 1)
+    models = {name: one_unit(api, bias) for name, bias in zip(smaller.NAMES, biases)}
+    files = {name: directory / name for name in models}
+    for file in files.values():
+        file.write_bytes(bytes(1234))
+    images = np.ones((4, 2), "float32")
+    smaller.report(models, files, images, (images, np.array([0, 0, 0, 1])))
+
+
+def test_report_of_the_smaller_net(api, tmp_path, monkeypatch, capsys):
+    reported(api, [0.5, 0.25, 0.25], tmp_path, monkeypatch)
+    rows = rows_of_the_smaller_net(capsys.readouterr().out.splitlines())
+    assert [*rows] == smaller.NAMES
+    assert all(row[1:5] == ["75.0%", "3", "2", "1,234"] for row in rows.values())
+    assert rows[smaller.DENSE][5] == "1.00"
+    assert [row[6] for row in rows.values()] == ["-", "-", "0.0e+00"]
+
+
+@pytest.mark.parametrize("bias", [0.2502, float("nan")])
+def test_smaller_net_with_other_outputs_is_an_error(bias, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=f"{smaller.CUT} must compute what") as exit:
+        reported(keras, [0.5, 0.25, bias], tmp_path, monkeypatch)
+    assert isinstance(exit.value.code, str)
+    assert smaller.CUT in capsys.readouterr().out
+
+
 OUTCOME = reload.Outcome(0.25, np.array([[0.25, 0.75], [0.5, 0.5]]))
 
 
@@ -183,7 +271,7 @@ def test_fresh_process_that_fails_is_an_error(monkeypatch):
 
 
 def test_progress_in_a_file(capsys):
-    show = demo._progress_line("net", epochs=2)
+    show = training.progress_line("net", epochs=2)
     show(1, 0.5)
     show(2, 0.25)
     assert capsys.readouterr().out == "net  epoch 2/2  loss 0.2500\n"
@@ -191,7 +279,7 @@ def test_progress_in_a_file(capsys):
 
 def test_progress_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    show = demo._progress_line("net", epochs=2)
+    show = training.progress_line("net", epochs=2)
     show(1, 10.5)
     show(2, 0.25)
     out = capsys.readouterr().out

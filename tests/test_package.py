@@ -67,6 +67,7 @@ WITHIN = {
         "tpu",
         "reductions",
         "policy",
+        "magnitudes",
         "kernels",
     ],
     "layers": ["registry", "built_in", "__init__"],
@@ -119,9 +120,20 @@ WITHIN = {
         "compact",
         "__init__",
     ],
-    "proximal": ["zeros", "bound", "stepping", "optimizer", "__init__"],
-    "reporting": ["callbacks", "__init__"],
-    "cli": ["tables", "reload", "demo", "compact", "__init__"],
+    "proximal": [
+        "zeros",
+        "bound",
+        "target",
+        "widths",
+        "removal",
+        "magnitude",
+        "budgets",
+        "stepping",
+        "optimizer",
+        "__init__",
+    ],
+    "reporting": ["callbacks", "target_sparsity", "__init__"],
+    "cli": ["tables", "reload", "training", "compact", "smaller", "demo", "__init__"],
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

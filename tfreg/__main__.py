@@ -29,7 +29,7 @@ def _demo(commands: Any) -> Callable[[argparse.Namespace], None]:
     """Adds `tfreg demo`; the function of its options that runs it."""
     command = commands.add_parser(
         "demo",
-        help="train small nets with and without penalties and show what these do",
+        help="train nets with and without penalties or a budget and show what these do",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = command.add_argument

@@ -1,5 +1,6 @@
 """Callbacks for `fit`, each one class for Keras 3 and tf_keras."""
 
 from tfreg.reporting.callbacks import PenaltyMetrics
+from tfreg.reporting.target_sparsity import TargetSparsity
 
-__all__ = ["PenaltyMetrics"]
+__all__ = ["PenaltyMetrics", "TargetSparsity"]

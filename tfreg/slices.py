@@ -127,6 +127,11 @@ class Slices:
         """The number of entries."""
         return self._slices[0].size
 
+    @property
+    def pairs(self) -> list[tuple[int, np.ndarray]]:
+        """The axes with the indices of each entry along them."""
+        return [(piece.axis, piece.indices) for piece in self._slices]
+
     def check_fits(self, shape: Sequence[int | None], weight_name: str) -> None:
         """Raises a ValueError if a weight of `shape` lacks an axis or an index."""
         lengths = tuple(shape)

@@ -69,8 +69,12 @@ from tfreg.backend.models import (
     weight_path,
 )
 from tfreg.backend.optimizers import (
+    add_optimizer_variable,
     api_of_optimizer,
+    check_has_metric,
     is_on_a_mesh,
+    metric_from,
+    metric_slots,
     momentum_of,
     native,
     strategy_of,

@@ -1,8 +1,9 @@
 """Optimizers of either API: which one, what they train, and how they step."""
 
+import contextlib
 import types
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -35,6 +36,107 @@ def momentum_of(optimizer: Optimizer) -> float:
     return float(optimizer.momentum) if isinstance(optimizer, _HEAVY_BALL) else 0.0
 
 
+class _Metric(NamedTuple):
+    """The diagonal of a metric, as a function of an optimizer, its step and its slots there."""
+
+    slots: Callable[[Any], tuple[str, ...]]  # of an optimizer: the attributes that hold them
+    diagonal: Callable[..., tf.Tensor]
+
+
+def _root_of_correction(optimizer: Any, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """What the root of the second moment is divided by, rounded as the optimizer rounds it."""
+    return tf.sqrt(1.0 - tf.pow(tf.cast(optimizer.beta_2, dtype), tf.cast(step + 1, dtype)))
+
+
+def _adam_diagonal(optimizer: Any, step: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    root, epsilon = _root_of_correction(optimizer, step, v.dtype), optimizer.epsilon
+    if getattr(optimizer, "adaptive_epsilon", False):  # in tf_keras
+        epsilon *= root
+    return (tf.sqrt(v) + epsilon) / root
+
+
+def _nadam_diagonal(optimizer: Any, step: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    return tf.sqrt(v) / _root_of_correction(optimizer, step, v.dtype) + optimizer.epsilon
+
+
+def _rmsprop_slots(optimizer: Any) -> tuple[str, ...]:
+    return ("_velocities", "_average_gradients") if optimizer.centered else ("_velocities",)
+
+
+def _rmsprop_diagonal(
+    optimizer: Any, step: tf.Tensor, v: tf.Tensor, mean: tf.Tensor | None = None
+) -> tf.Tensor:
+    variance = v if mean is None else v - tf.square(mean)
+    return tf.sqrt(variance + optimizer.epsilon)
+
+
+def _adam_slots(optimizer: Any) -> tuple[str, ...]:
+    return ("_velocity_hats",) if optimizer.amsgrad else ("_velocities",)
+
+
+_ADAM = _Metric(_adam_slots, _adam_diagonal)
+# By the class, of either API, that has the method `update_step`.
+_METRICS = {
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+    "Adamax": _Metric(lambda _: ("_u",), lambda optimizer, _, u: u + optimizer.epsilon),
+    "Nadam": _Metric(lambda _: ("_velocities",), _nadam_diagonal),
+    "RMSprop": _Metric(_rmsprop_slots, _rmsprop_diagonal),
+    "Adagrad": _Metric(
+        lambda _: ("_accumulators",), lambda optimizer, _, v: tf.sqrt(v + optimizer.epsilon)
+    ),
+}
+
+
+def _metric_of_class(optimizer: Any) -> _Metric | None:
+    """That of the class which has the `update_step` of the `optimizer`, if it is known."""
+    [stepping, *_] = [each for each in type(optimizer).__mro__ if "update_step" in vars(each)]
+    for api in (keras, tf_keras):
+        for name, metric in _METRICS.items():
+            if stepping is getattr(api.optimizers, name):
+                return metric
+    return None
+
+
+def check_has_metric(optimizer: Optimizer) -> None:
+    """Raises a ValueError unless the steps of `optimizer` are those of a known diagonal metric."""
+    if _metric_of_class(optimizer) is not None:
+        return
+    name = type(optimizer).__name__
+    if isinstance(optimizer, (keras.optimizers.SGD, tf_keras.optimizers.SGD)):
+        raise ValueError(
+            f"Argument `metric` must be 'euclidean' for {name}, which takes its steps in that "
+            "metric. Received: metric='diagonal'"
+        )
+    raise ValueError(
+        f"Argument `metric` may be 'diagonal' for {', '.join(_METRICS)}, and for subclasses that "
+        "keep their `update_step`. Use metric='euclidean' for other optimizers. "
+        f"Received: metric='diagonal' for an optimizer of class {name}"
+    )
+
+
+def metric_slots(optimizer: Any, variable: Weight) -> list[tf.Variable]:
+    """What the metric of a built `optimizer` at `variable` depends on, for `metric_from`."""
+    metric = _metric_of_class(optimizer)
+    assert metric is not None  # see `check_has_metric`
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        index = optimizer._get_variable_index(variable)
+    else:
+        index = optimizer._index_dict[optimizer._var_key(variable)]
+    return [native(getattr(optimizer, name)[index]) for name in metric.slots(optimizer)]
+
+
+def metric_from(optimizer: Any, step: tf.Tensor, slots: Sequence[tf.Variable]) -> tf.Tensor:
+    """The diagonal of the metric of the own step of `optimizer` at `step`, which it has taken.
+
+    That is `w - learning_rate * m / diagonal`, where `m` averages gradients; with a heavy ball
+    such steps add up.
+    """
+    metric = _metric_of_class(optimizer)
+    assert metric is not None  # see `check_has_metric`
+    return metric.diagonal(optimizer, step, *map(tf.convert_to_tensor, slots))
+
+
 def strategy_of(optimizer: Optimizer) -> tf.distribute.Strategy:
     return optimizer._distribution_strategy
 
@@ -50,6 +152,14 @@ def trained_variables(optimizer: Optimizer, variables: list[Weight]) -> list[Wei
     if isinstance(optimizer, keras.optimizers.Optimizer):
         return list(optimizer._trainable_variables) if optimizer.built else None
     return trained_by(optimizer, variables) if getattr(optimizer, "_built", False) else None
+
+
+def add_optimizer_variable(optimizer: Any, shape: tuple[int, ...], name: str) -> Weight:
+    """A variable of zeros that a built optimizer keeps, saves and restores with its own."""
+    # tf_keras builds an optimizer within the first replica, whose variables are its strategy's.
+    in_replica = not tf.distribute.in_cross_replica_context()
+    with contextlib.nullcontext() if in_replica else strategy_of(optimizer).scope():
+        return optimizer.add_variable(shape, initializer="zeros", dtype="float32", name=name)
 
 
 def native(variable: Any) -> tf.Variable:

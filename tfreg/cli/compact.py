@@ -37,9 +37,9 @@ def run(source, target, fold):
     except (TypeError, ValueError, NotImplementedError) as error:
         sys.exit(f"tfreg compact: {error}")
     changed = _changed_weights(model, small)
-    before = [model.count_params(), _multiply_adds(model), source.stat().st_size]
+    before = [model.count_params(), multiply_adds(model), source.stat().st_size]
     _save(small, target)
-    after = [small.count_params(), _multiply_adds(small), target.stat().st_size]
+    after = [small.count_params(), multiply_adds(small), target.stat().st_size]
     if not changed:
         print(f"Nothing can be cut from {source}: none of its entries is dead.\n")
         print(couple(model))
@@ -93,7 +93,7 @@ def _shape(weight):
     return " x ".join(map(str, weight.variable.shape))
 
 
-def _multiply_adds(model):
+def multiply_adds(model):
     """The multiplications with weights for one example, as `Coupling.cost` counts them."""
     trace, _ = traced(model, None)
     uses = [use for step in trace.steps for use in step.uses]

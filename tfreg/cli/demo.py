@@ -1,8 +1,8 @@
-"""`tfreg demo`: what the penalties do to small nets on scikit-learn's digits."""
+"""`tfreg demo`: what penalties and a budget do to nets on scikit-learn's digits."""
 
 import dataclasses
 import functools
-import math
+import logging
 import sys
 from collections.abc import Callable
 
@@ -10,14 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfreg import backend
+from tfreg.cli import smaller
 from tfreg.cli.reload import Outcome, outcome_of, outcomes_in_fresh_process, report_reload
 from tfreg.cli.tables import print_table
+from tfreg.cli.training import fit, number_of_steps, progress_line
 from tfreg.groups import Groups
 from tfreg.layout import Layout
 from tfreg.penalties import BoxPenalty, GroupLasso, Penalty, Prior, TotalVariation
 
 TRAINING_EXAMPLES = 1347  # three quarters of the digits
-BATCH_SIZE = 64
 LEARNING_RATE = 0.02
 # The bounds of a BoxPenalty are soft: the data hold some weights just outside.
 BOX_MARGIN = 0.01
@@ -142,17 +143,12 @@ def _penalty_value(penalty, weights):
 
 def _train(net, keras, data, epochs, seed, show):
     """The model of `net`, trained, and the `Trained` that describes it."""
-    train_inputs, test_inputs, train_labels, test_labels = data
+    _, test_inputs, _, test_labels = data
     keras.utils.set_random_seed(seed)
     model, penalized = net.build(keras, net.penalty)
     penalty_start = _penalty_value(net.penalty, penalized)
-    steps = epochs * math.ceil(len(train_inputs) / BATCH_SIZE)
-    schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
-    progress = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: show(epoch + 1, logs["loss"])
-    )
-    model.fit(train_inputs, train_labels, BATCH_SIZE, epochs, verbose=0, callbacks=[progress])
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, number_of_steps(data, epochs))
+    fit(model, keras, keras.optimizers.Adam(rate), data, epochs, show)
     outcome = outcome_of(model, test_inputs, test_labels)
     return model, Trained(
         net,
@@ -162,19 +158,6 @@ def _train(net, keras, data, epochs, seed, show):
         accuracy=np.mean(outcome.predictions.argmax(axis=-1) == test_labels),
         outcome=outcome,
     )
-
-
-def _progress_line(title, epochs):
-    """A function of the epoch and its loss that keeps one line of standard output up to date."""
-
-    def show(epoch, loss):
-        line = f"{title}  epoch {epoch}/{epochs}  loss {loss:.4f}"
-        if sys.stdout.isatty():
-            print(f"\r{line:<79}", end="\n" if epoch == epochs else "", flush=True)
-        elif epoch == epochs:
-            print(line, flush=True)
-
-    return show
 
 
 def _report_training(results):
@@ -218,8 +201,9 @@ def run(epochs, out, keras_name, seed):
     except ModuleNotFoundError as error:
         sys.exit(f"tfreg demo: {error}. Install what it needs: pip install 'tfreg[demo]'")
 
-    # TensorFlow would warn that each net is traced anew.
-    tf.get_logger().setLevel("ERROR")
+    # TensorFlow would warn that each net is traced anew, tfreg that a budget, met, is not cut.
+    for logger in (tf.get_logger(), logging.getLogger("tfreg")):
+        logger.setLevel("ERROR")
     keras = getattr(backend, keras_name)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8).astype("float32") / 16.0
@@ -227,19 +211,29 @@ def run(epochs, out, keras_name, seed):
         images, labels, train_size=TRAINING_EXAMPLES, stratify=labels, random_state=seed
     )
     print(f"scikit-learn's digits, {keras_name} {keras.__version__}, seed {seed}")
-    files, results = [], []
-    for number, net in enumerate(nets(), start=1):
-        show = _progress_line(f"[{number}/{len(nets())}] {net.name:<20}", epochs)
-        model, trained = _train(net, keras, data, epochs, seed, show)
-        files.append(out / f"{net.name}.keras")
-        model.save(files[-1])
+    names = [net.name for net in nets()] + [smaller.DENSE, smaller.WITH_ZEROS]
+    shows = {
+        name: progress_line(f"[{number:>2}/{len(names)}] {name:<20}", epochs)
+        for number, name in enumerate(names, start=1)
+    }
+    models, results = {}, []
+    for net in nets():
+        models[net.name], trained = _train(net, keras, data, epochs, seed, shows[net.name])
         results.append(trained)
+    wide = smaller.train(keras, data, epochs, seed, shows)
+    models.update(wide)
+    files = {name: out / f"{name}.keras" for name in models}
+    for name, model in models.items():
+        model.save(files[name])
     _report_training(results)
-
     _, test_inputs, _, test_labels = data
-    reloaded = outcomes_in_fresh_process(keras_name, test_inputs, test_labels, files)
+    test_set = test_inputs, test_labels
+    smaller.report(wide, files, images, test_set)
+
+    reloaded = outcomes_in_fresh_process(keras_name, *test_set, files.values())
     saved = [result.outcome for result in results]
-    report_reload([file.name for file in files], saved, reloaded)
+    saved += [outcome_of(model, *test_set) for model in wide.values()]
+    report_reload([file.name for file in files.values()], saved, reloaded)
 
     figure = Figure(figsize=(8, 8), layout="constrained")
     _plot(figure, [result for result in results if result.net.name in PICTURED])

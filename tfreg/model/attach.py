@@ -218,7 +218,8 @@ def _checked_penalty(penalty: Any) -> Penalty | Joint:
     resolved: Any = None if inspect.isclass(penalty) or penalty is None else get(penalty)
     if not backend.is_regularizer(resolved):
         raise TypeError(
-            "Argument `penalty` must be a penalty, a Keras regularizer, or a tfreg.Joint. "
+            "Argument `penalty` must be a penalty, a Keras regularizer, or a tfreg.Joint; a "
+            "tfreg.Budget goes with tfreg.Proximal. "
             f"Received: penalty={penalty!r}"
         )
     return resolved if isinstance(resolved, Penalty) else Sum([resolved])

@@ -56,7 +56,11 @@ class Joint(ReadOnly):
     def __init__(self, penalty: Penalty | Callable[[list[tf.Tensor]], tf.Tensor]) -> None:
         if isinstance(penalty, Penalty):
             penalty.check_joint()
-        elif not callable(penalty) or isinstance(penalty, Joint) or backend.is_regularizer(penalty):
+        elif (
+            not callable(penalty)
+            or isinstance(penalty, ReadOnly)
+            or backend.is_regularizer(penalty)
+        ):
             raise TypeError(
                 "Argument `penalty` must be a penalty that couples weights or a registered "
                 f"function of a list of tensors. Received: penalty={penalty!r}"

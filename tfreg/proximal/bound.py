@@ -1,7 +1,7 @@
 """Penalties bound to the weights that an optimizer trains, and their proximal steps."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -13,11 +13,11 @@ from tfreg.layout import Layout
 from tfreg.model.attached import get_penalties
 from tfreg.model.carried import Cuts
 from tfreg.model.contents import Contents
-from tfreg.model.selection import check_no_lora
+from tfreg.model.selection import Selection, check_no_lora
 from tfreg.model.terms import Schedule, Term, check_fit
 from tfreg.penalties import Joint, Penalty, Sum
 from tfreg.penalties.base import Cut
-from tfreg.proximal.zeros import are_alive
+from tfreg.proximal.zeros import are_alive, count_zeros
 
 
 class Trained(NamedTuple):
@@ -28,6 +28,42 @@ class Trained(NamedTuple):
     path: str
     layout: Layout | None
 
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "index": self.place,
+            "shape": list(self.shape),
+            "path": self.path,
+            "layout": None if self.layout is None else self.layout.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Trained":
+        config = check_config(
+            "a weight of tfreg.Proximal", config, ("index", "shape", "path", "layout")
+        )
+        index, shape, layout = config["index"], config["shape"], config["layout"]
+        are_ints = isinstance(shape, (list, tuple)) and all(map(is_int, [index, *shape]))
+        if (
+            not are_ints
+            or min([index, *shape], default=0) < 0
+            or not isinstance(config["path"], str)
+        ):
+            raise ValueError(
+                "The config of a weight of tfreg.Proximal must have an index, a shape and a path. "
+                f"Received: {config!r}"
+            )
+        layout = None if layout is None else Layout(layout)
+        if layout is not None and layout.rank != len(shape):
+            raise ValueError(
+                "The config of a weight of tfreg.Proximal must have a layout of its axes. "
+                f"Received: {config!r}"
+            )
+        return cls(index, tuple(shape), config["path"], layout)
+
+
+# Any penalty that makes zeros makes them of this.
+_SMALL, _LONG_STEP = 1e-4, 1e8
+
 
 class Bound(NamedTuple):
     """A penalty on a weight, or a `Joint` on several."""
@@ -36,40 +72,73 @@ class Bound(NamedTuple):
     weights: tuple[Trained, ...]
     schedule: Schedule | None
 
-    def prox(self, variables: Sequence[tf.Variable], step_size: Any) -> list[tf.Tensor]:
+    def prox(
+        self, variables: Sequence[tf.Variable], step_size: Any, metric: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """The proximal operator; in the diagonal `metric` of the one weight, if that is given."""
         penalty: Any = self.penalty
         layouts = [weight.layout for weight in self.weights]
-        if isinstance(penalty, Joint):
-            return penalty.prox_on(variables, layouts, step_size)
-        return [penalty.prox_on(variables[0], layouts[0], step_size)]
+        if not isinstance(penalty, Joint):
+            return [penalty.prox_on(variables[0], layouts[0], step_size, metric)]
+        if metric is not None:
+            raise NotImplementedError(
+                f"The proximal operator of {penalty!r} in a diagonal metric has no known closed "
+                "form. Use the Euclidean metric."
+            )
+        return penalty.prox_on(variables, layouts, step_size)
 
     def are_alive(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return are_alive(self.penalty, tensors, [weight.layout for weight in self.weights])
 
-    def shrink(
+    def zeros(self, tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, int]:
+        """How many of the penalty's groups, or elements if it has none, are 0, and of how many."""
+        layouts = [weight.layout for weight in self.weights]
+        return count_zeros(self.penalty, tensors, layouts)
+
+    def makes_zeros(self) -> bool:
+        """Whether a long proximal step makes what is small exactly 0."""
+        with tf.init_scope():
+            small = [tf.fill(weight.shape, _SMALL) for weight in self.weights]
+            shrunk = self.prox(small, _LONG_STEP)
+            return any(bool(tf.reduce_any(tf.equal(each, 0.0))) for each in shrunk)
+
+    def step_size(
         self,
-        variables: Sequence[tf.Variable],
+        dtype: tf.DType,
         learning_rate: Any,
         step: tf.Tensor,
         start: int,
+        end: int | None,
         momentum: float,
-    ) -> None:
-        """Takes the proximal step that follows the optimizer's at `step`."""
-        dtype = accumulation_dtype(variables[0].dtype)
+    ) -> tf.Tensor:
+        """The size of the proximal step that follows the optimizer's at `step`.
+
+        The first is that at `start`; from `end` on there are none.
+        """
+        dtype = accumulation_dtype(dtype)
         size = tf.cast(tf.convert_to_tensor(learning_rate), dtype) / (1.0 - momentum)
         if self.schedule is not None:
             size *= schedules.multiplier(self.schedule, lambda: step, dtype)
         if start > 0:
             size = tf.where(step < tf.cast(start, step.dtype), tf.zeros_like(size), size)
-        for variable, shrunk in zip(variables, self.prox(variables, size)):
+        if end is not None:
+            size = tf.where(step < tf.cast(end, step.dtype), size, tf.zeros_like(size))
+        return size
+
+    def shrink(
+        self, variables: Sequence[tf.Variable], size: tf.Tensor, metric: tf.Tensor | None = None
+    ) -> None:
+        """Takes a proximal step, in the optimizer's `metric`."""
+        for variable, shrunk in zip(variables, self.prox(variables, size, metric)):
             variable.assign(shrunk)
 
 
-def check(model: Model, terms: Iterable[Term]) -> None:
+def check(model: Model, terms: Iterable[Term], is_diagonal: bool = False) -> None:
     """Raises an error if a proximal step on the `terms` of a built `model` cannot be taken.
 
     Raises:
-        NotImplementedError: if a penalty has no proximal operator.
+        NotImplementedError: if a penalty has no proximal operator, or none in a diagonal metric,
+            where that is needed.
         ValueError: if a term has nothing to train, or a penalty does not fit its weights, or is in
             the loss on them too.
     """
@@ -85,7 +154,8 @@ def check(model: Model, terms: Iterable[Term]) -> None:
                     "in tfreg.Proximal, which would count it twice. Take it out of one: call "
                     "tfreg.remove_penalties(model), or make the layer without the regularizer."
                 )
-        _check_has_prox(_bind(contents, term, [weight.variable for weight in weights])[0], weights)
+        first = _bind(contents, term, [weight.variable for weight in weights])[0]
+        _check_has_prox(first, weights, is_diagonal)
 
 
 def bind(model: Model, terms: Iterable[Term], variables: Sequence[Variable]) -> list[Bound]:
@@ -166,7 +236,18 @@ def trained_weights(contents: Contents, term: Term) -> list[Weight]:
     Raises:
         ValueError: if there is none; or some of those of a `Joint` are frozen.
     """
-    weights = term.selection.select(contents)
+    return trained_of(contents, term.selection, term.penalty, isinstance(term.penalty, Joint))
+
+
+def trained_of(
+    contents: Contents, selection: Selection, wanted: Any, are_together: bool
+) -> list[Weight]:
+    """The selected weights that are not frozen, for what is `wanted` of them.
+
+    Raises:
+        ValueError: if there is none; or some of those that `are_together` are frozen.
+    """
+    weights = selection.select(contents)
     check_no_lora(weights)
     for weight in weights:
         if isinstance(weight.variable, backend.ShardedVariable):
@@ -176,9 +257,9 @@ def trained_weights(contents: Contents, term: Term) -> list[Weight]:
             )
     trained = [weight for weight in weights if id(weight.variable) in contents.trainable]
     frozen = [weight.path for weight in weights if id(weight.variable) not in contents.trainable]
-    if not trained or (frozen and isinstance(term.penalty, Joint)):
+    if not trained or (frozen and are_together):
         raise ValueError(
-            f"tfreg.Proximal needs weights that are trained for {term.penalty!r}. "
+            f"tfreg.Proximal needs weights that are trained for {wanted!r}. "
             f"Received: {frozen}, which are frozen. Make them trainable, or leave "
             f"{'them' if not trained else 'this penalty'} out"
         )
@@ -211,24 +292,36 @@ def _in_the_loss(model: Model) -> dict[int, set[type]]:
     return found
 
 
-def _check_has_prox(bound: Bound, weights: Sequence[Weight]) -> None:
-    """Raises a NotImplementedError if the penalty has no proximal operator."""
+def _check_has_prox(bound: Bound, weights: Sequence[Weight], is_diagonal: bool) -> None:
+    """Raises a NotImplementedError if the penalty has no proximal operator, or none as needed."""
     weights = weights[: len(bound.weights)]
     with tf.Graph().as_default():
         tensors: Any = [
             tf.compat.v1.placeholder(backend.native(weight.variable).dtype, weight.variable.shape)
             for weight in weights
         ]
-        try:
-            bound.prox(tensors, tf.compat.v1.placeholder(tf.float32, []))
-        except NotImplementedError as error:
-            raise NotImplementedError(
-                "tfreg.Proximal needs penalties with a proximal operator. Received: a penalty on "
-                f"{[weight.path for weight in weights]} for which there is none. {error}"
-            ) from error
+        metrics = [None, tf.ones_like(tensors[0])] if is_diagonal else [None]
+        size = tf.compat.v1.placeholder(tf.float32, [])
+        for metric in metrics:
+            needed = "" if metric is None else " in the optimizer's own metric, metric='diagonal'"
+            try:
+                bound.prox(tensors, size, metric)
+            except NotImplementedError as error:
+                raise NotImplementedError(
+                    f"tfreg.Proximal needs penalties with a proximal operator{needed}. Received: a "
+                    f"penalty on {[weight.path for weight in weights]} for which there is none. "
+                    f"{error}"
+                ) from error
 
 
-def weights_in(terms: Iterable[Bound]) -> Iterator[Trained]:
+class HasWeights(Protocol):
+    """A penalty or a budget, bound."""
+
+    @property
+    def weights(self) -> tuple[Trained, ...]: ...
+
+
+def weights_in(terms: Iterable[HasWeights]) -> Iterator[Trained]:
     """The weights of the `terms`, each once."""
     yield from {weight.place: weight for term in terms for weight in term.weights}.values()
 
@@ -238,15 +331,7 @@ def config_of(terms: Iterable[Bound]) -> list[dict[str, Any]]:
         {
             "penalty": backend.serialize(term.penalty),
             "schedule": None if term.schedule is None else backend.serialize(term.schedule),
-            "weights": [
-                {
-                    "index": weight.place,
-                    "shape": list(weight.shape),
-                    "path": weight.path,
-                    "layout": None if weight.layout is None else weight.layout.get_config(),
-                }
-                for weight in term.weights
-            ],
+            "weights": [weight.get_config() for weight in term.weights],
         }
         for term in terms
     ]
@@ -276,30 +361,10 @@ def _bound(config: Any) -> Bound:
             "The config of a penalty of tfreg.Proximal must list its weight, or those of a "
             f"tfreg.Joint. Received: {weights!r} in {config!r}"
         )
-    return Bound(penalty, tuple(map(_trained, weights)), schedule)
+    return Bound(penalty, tuple(map(Trained.from_config, weights)), schedule)
 
 
-def _trained(config: Any) -> Trained:
-    config = check_config(
-        "a weight of tfreg.Proximal", config, ("index", "shape", "path", "layout")
-    )
-    index, shape, layout = config["index"], config["shape"], config["layout"]
-    are_ints = isinstance(shape, (list, tuple)) and all(map(is_int, [index, *shape]))
-    if not are_ints or min([index, *shape], default=0) < 0 or not isinstance(config["path"], str):
-        raise ValueError(
-            "The config of a weight of tfreg.Proximal must have an index, a shape and a path. "
-            f"Received: {config!r}"
-        )
-    layout = None if layout is None else Layout(layout)
-    if layout is not None and layout.rank != len(shape):
-        raise ValueError(
-            "The config of a weight of tfreg.Proximal must have a layout of its axes. "
-            f"Received: {config!r}"
-        )
-    return Trained(index, tuple(shape), config["path"], layout)
-
-
-def check_fits(terms: Iterable[Bound], variables: Sequence[Variable], count: int) -> None:
+def check_fits(terms: Iterable[HasWeights], variables: Sequence[Variable], count: int) -> None:
     """Raises a ValueError if `variables` are not what the `terms` were bound to."""
     for weight in weights_in(terms):
         is_there = len(variables) == count and weight.place < count

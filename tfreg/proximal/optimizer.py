@@ -3,26 +3,41 @@
 import functools
 import types
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_config, is_int
+from tfreg.checks import check_bool, check_config, is_int
 from tfreg.inventory import Model, Variable
 from tfreg.model.attach import terms_for
 from tfreg.model.carried import Cuts
+from tfreg.model.terms import Term
 from tfreg.penalties import Joint
 from tfreg.penalties.base import Regularizer
 from tfreg.proximal.bound import bound_from
+from tfreg.proximal.budgets import Request, budget_from, check_requests, requested
 from tfreg.proximal.stepping import ProximalSteps, nothing
+from tfreg.proximal.target import Budget
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=backend.Optimizer)
 
 # To a type checker: what follows the classes below in the method resolution order.
 _OwnClass: Any = object
+METRICS = ("euclidean", "diagonal")
 # The key of the penalties in an optimizer's config.
 CONFIG_KEY = "tfreg"
+_KEYS = (
+    "optimizer",
+    "penalties",
+    "budgets",
+    "trains",
+    "start_step",
+    "freeze_zeros_from",
+    "metric",
+    "is_driven",
+    "rests_from",
+)
 _do_not_convert = tf.autograph.experimental.do_not_convert
 
 
@@ -47,8 +62,7 @@ class ProximalOptimizer(_OwnClass):
     @classmethod
     def from_config(cls, config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         config = dict(config)
-        names = ("optimizer", "penalties", "trains", "start_step", "freeze_zeros_from")
-        ours = check_config("a tfreg.Proximal optimizer", config.pop(CONFIG_KEY, None), names)
+        ours = check_config("a tfreg.Proximal optimizer", config.pop(CONFIG_KEY, None), _KEYS)
         _check_step("trains", ours["trains"])
         if not isinstance(ours["optimizer"], dict):
             raise ValueError(
@@ -62,8 +76,19 @@ class ProximalOptimizer(_OwnClass):
             {**ours["optimizer"], "config": config},
             custom_objects={**known, **(custom_objects or {})},
         )
-        made = _checked_steps(ours["start_step"], ours["freeze_zeros_from"])
-        _swap(optimizer, made.loaded(bound_from(ours["penalties"]), ours["trains"]))
+        made = _checked_steps(
+            optimizer, ours["start_step"], ours["freeze_zeros_from"], ours["metric"]
+        )
+        if not isinstance(ours["budgets"], list):
+            raise ValueError(
+                "The config of a tfreg.Proximal optimizer must have a list of budgets. "
+                f"Received: {ours!r}"
+            )
+        made.is_driven = check_bool("is_driven", ours["is_driven"])
+        if ours["rests_from"] is not None:
+            made.rests_from = _check_step("rests_from", ours["rests_from"])
+        budgets = list(map(budget_from, ours["budgets"]))
+        _swap(optimizer, made.loaded(bound_from(ours["penalties"]), budgets, ours["trains"]))
         return optimizer
 
     def tfreg_carry(
@@ -87,9 +112,12 @@ class ProximalKerasOptimizer(ProximalOptimizer):
 
     def build(self, variables: Any) -> None:
         # Loading .h5 files builds on no variables, and leaves an optimizer that refuses any.
-        if not self.built and variables:
+        is_first = not self.built and bool(variables)
+        if is_first:
             self._tfreg_steps.build(variables)
         super().build(variables)
+        if is_first:
+            self._tfreg_steps.make_state(self)
 
     def _check_variables_are_known(self, variables: Any) -> None:
         super()._check_variables_are_known(variables)
@@ -110,7 +138,13 @@ class ProximalKerasOptimizer(ProximalOptimizer):
     def _distributed_tf_update_step(
         self, distribution: Any, grads_and_vars: Any, learning_rate: Any
     ) -> None:
-        finish = self._tfreg_steps.following(self, distribution, learning_rate)
+        gradients = {id(variable): gradient for gradient, variable in grads_and_vars}
+        finish = self._tfreg_steps.following(
+            self,
+            distribution,
+            lambda variable: gradients.get(id(backend.native(variable))),
+            learning_rate,
+        )
         super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
         finish()
 
@@ -126,14 +160,16 @@ class ProximalTFKerasOptimizer(ProximalOptimizer):
     def build(self, var_list: Any) -> Any:  # with each step
         if getattr(self, "_built", False):
             self._tfreg_steps.check_trained(self, var_list)
-        else:
-            self._tfreg_steps.build(var_list)
-        return super().build(var_list)
+            return super().build(var_list)
+        self._tfreg_steps.build(var_list)
+        result = super().build(var_list)
+        self._tfreg_steps.make_state(self)
+        return result
 
     @_do_not_convert
     def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
         grads_and_vars = list(grads_and_vars)
-        if self._tfreg_steps.freeze_zeros_from is not None and grads_and_vars:
+        if self._tfreg_steps.is_masking and grads_and_vars:
             gradients, variables = zip(*grads_and_vars)
             with tf.init_scope():
                 self.build(variables)
@@ -148,7 +184,10 @@ class ProximalTFKerasOptimizer(ProximalOptimizer):
     ) -> Any:
         proximal_steps = self._tfreg_steps
         proximal_steps.reached()
-        finish = proximal_steps.following(self, distribution)
+        gradients = {self._var_key(variable): gradient for gradient, variable in grads_and_vars}
+        finish = proximal_steps.following(
+            self, distribution, lambda variable: gradients.get(self._var_key(variable))
+        )
         proximal_steps.finish = finish
         try:
             result = super()._distributed_apply_gradients_fn(distribution, grads_and_vars, **kwargs)
@@ -201,10 +240,16 @@ def _check_step(name: str, value: Any) -> int:
     return int(value)
 
 
-def _checked_steps(start_step: Any, freeze_zeros_from: Any) -> ProximalSteps:
+def _checked_steps(
+    optimizer: Any, start_step: Any, freeze_zeros_from: Any, metric: Any
+) -> ProximalSteps:
     if freeze_zeros_from is not None:
         freeze_zeros_from = _check_step("freeze_zeros_from", freeze_zeros_from)
-    return ProximalSteps(_check_step("start_step", start_step), freeze_zeros_from)
+    if metric not in METRICS:
+        raise ValueError(f"Argument `metric` must be one of {METRICS}. Received: metric={metric!r}")
+    if metric == "diagonal":
+        backend.check_has_metric(optimizer)
+    return ProximalSteps(_check_step("start_step", start_step), freeze_zeros_from, metric)
 
 
 def _check_optimizer(optimizer: Any, model: Model) -> None:
@@ -256,9 +301,10 @@ def _entries(penalties: Any) -> list[tuple[Any, Any, Any]]:
 def Proximal(
     optimizer: AnyOptimizer,
     model: Model,
-    penalties: Regularizer | Joint | str | dict[str, Any] | list[tuple[Any, ...]],
+    penalties: Regularizer | Joint | Budget | str | dict[str, Any] | list[tuple[Any, ...]],
     start_step: int = 0,
     freeze_zeros_from: int | None = None,
+    metric: Literal["euclidean", "diagonal"] = "euclidean",
 ) -> AnyOptimizer:
     """Makes an optimizer take a proximal step after each of its own: exact zeros.
 
@@ -269,13 +315,18 @@ def Proximal(
     or elements, become exactly 0, and may come back. A factor means what it means in the loss:
     with SGD the weights converge to the same minimum. Only the steps of SGD and RMSprop build up
     by a momentum; elsewhere `rate` is the learning rate. Adam and others that scale each element
-    take the same operator, and end near the minimum, not at it.
+    take the same operator, and end near the minimum, not at it. With `metric="diagonal"` it is
+
+    `w = argmin_x 1/2 sum_i metric_i (x_i - step(w)_i)^2 + rate * schedule(k) * penalty(x)`
+
+    where `metric_i` is what the step of element i was divided by, for Adam the root of its second
+    moment: the minimum is that of SGD. On a deep network it removes what has small gradients first.
 
     The optimizer changes in place: its class becomes a subclass of its own, which saves the
     penalties with it. What it does besides stays: schedules of the learning rate, weight decay,
     clipping, gradient accumulation (with a proximal step for each update), loss scaling (a skipped
     step skips it), moving averages of the weights (elements that are 0 now are 0 in what replaces
-    them, too). Several penalties on one weight take their steps in turn.
+    them, too). Several penalties on one weight take their steps in turn, and budgets come last.
 
     Args:
         optimizer: an optimizer of Keras 3 or tf_keras, or a `LossScaleOptimizer` around one.
@@ -283,12 +334,16 @@ def Proximal(
         penalties: a penalty, for every kernel; or a list of tuples (weights, penalty) or (weights,
             penalty, schedule), each as `tfreg.add_penalty` takes them, couplings and `tfreg.Joint`
             included. The penalties must have a proximal operator. Do not add them to the loss too.
-            Weights that are frozen now are left out.
+            Weights that are frozen now are left out. In a penalty's place there may be a
+            `tfreg.Budget`, which removes what matters least until little enough is left.
         start_step: the step of the optimizer from which on it takes proximal steps.
         freeze_zeros_from: the step from which on what is exactly 0 stays 0: groups where the
             penalty has them, else elements. Their gradients are set to 0, before they are clipped
             or accumulated, and so are they after each step, so that no momentum revives them. None
             lets everything come back.
+        metric: `"euclidean"`, or `"diagonal"` for that of an Adam, AdamW, Adamax, Nadam, RMSprop or
+            Adagrad. The penalties must then be `GroupLasso` or `SparseGroupLasso` of disjoint
+            groups, or elementwise, such as `MCP`; neither `tfreg.Joint` nor over couplings.
 
     Returns:
         `optimizer`.
@@ -296,8 +351,8 @@ def Proximal(
     Raises:
         TypeError, ValueError: for other arguments; if no weight is selected, or a selected one is
             not trained or has the same kind of penalty in the loss. If the model is not built, once
-            the optimizer is. NotImplementedError: for a penalty without proximal operator, or
-            under a ParameterServerStrategy.
+            the optimizer is. NotImplementedError: for a penalty without proximal operator (in the
+            metric asked for), or under a ParameterServerStrategy.
 
     Example:
 
@@ -318,15 +373,20 @@ def Proximal(
             f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"
         )
     _check_optimizer(optimizer, model)
-    terms = [
-        term
-        for weights, penalty, schedule in _entries(penalties)
-        for term in terms_for(model, penalty, weights, schedule)
-    ]
-    proximal_steps = _checked_steps(start_step, freeze_zeros_from).over_model(model, terms)
+    terms: list[Term] = []
+    requests: list[Request] = []
+    for weights, penalty, schedule in _entries(penalties):
+        if isinstance(penalty, Budget):
+            requests.append(requested(model, weights, penalty, schedule))
+        else:
+            terms += terms_for(model, penalty, weights, schedule)
+    check_requests(requests)
     inner = backend.innermost(optimizer)
+    proximal_steps = _checked_steps(inner, start_step, freeze_zeros_from, metric)
+    proximal_steps.over_model(model, terms, requests)
     variables = backend.trained_variables(inner, list(model.variables)) if model.built else None
     if variables is not None:
         proximal_steps.build(variables)
+        proximal_steps.make_state(inner)
     _swap(inner, proximal_steps)
     return optimizer

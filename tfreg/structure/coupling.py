@@ -24,6 +24,13 @@ class Cost(NamedTuple):
     multiply_adds: int
 
 
+class Use(NamedTuple):
+    """A weight, and how often each of its elements is multiplied for one example."""
+
+    variable: Variable
+    times: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Coupling:
     """Units, filters or heads of a layer with all that depends on each of them.
@@ -38,12 +45,17 @@ class Coupling:
         cost: what an entry stands for: `parameters` and `multiply_adds` of one example.
         group_weight: by what a penalty multiplies the norm of an entry, in place of the root of
             its number of elements; None for that root.
+        reads: pairs of an index in `members` and an axis, along which the weight reads the entries;
+            along the others it makes them.
+        uses: all weights of the model, with how often each is multiplied.
     """
 
     size: int
     members: tuple[Member, ...] = dataclasses.field(repr=False)
     cost: Cost
     group_weight: float | None = None
+    reads: frozenset[tuple[int, int]] = dataclasses.field(default=frozenset(), repr=False)
+    uses: tuple[Use, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def weights(self) -> list[Variable]:

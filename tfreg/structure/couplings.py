@@ -5,7 +5,7 @@ import numpy as np
 from tfreg import backend
 from tfreg.inventory import Member, Model
 from tfreg.model.contents import Contents
-from tfreg.structure.coupling import Cost, Coupling, Couplings, Fixed
+from tfreg.structure.coupling import Cost, Coupling, Couplings, Fixed, Use
 from tfreg.structure.rules import Rules, elementwise_functions, rule_finder
 from tfreg.structure.tracing import Trace
 
@@ -80,12 +80,15 @@ def traced(model: Model, rules: Rules | None) -> tuple[Trace, Model]:
 
 
 def couplings_of(model: Model, trace: Trace) -> Couplings:
-    paths = {id(weight.variable): weight.path for weight in Contents(model).weights}
+    weights = Contents(model).weights
+    paths = {id(weight.variable): weight.path for weight in weights}
     # The weights in the order in which the trace meets them.
     axes = [(key, axis) for key, axis in trace.axes if key in paths]
     roots = [trace.labels.roots(trace.axes[place]) for place in axes]
     classes = _classes(roots)
     used = _multiply_adds(trace)
+    uses = tuple(Use(each.variable, int(used.get(id(each.variable), 0))) for each in weights)
+    read = {(id(each.variable), each.axis) for step in trace.steps for each in step.reads}
     couplings = []
     for members in _gathered(roots, classes, trace):
         size = len(members[0][1])
@@ -97,7 +100,14 @@ def couplings_of(model: Model, trace: Trace) -> Couplings:
             Member(trace.variables[key], paths[key], tuple(of_weight))
             for key, of_weight in slices.items()
         )
-        couplings.append(Coupling(size, of_weights, _cost(of_weights, used)))
+        reads = {
+            (number, axis)
+            for number, (key, of_weight) in enumerate(slices.items())
+            for axis, _ in of_weight
+            if (key, axis) in read
+        }
+        cost = _cost(of_weights, used)
+        couplings.append(Coupling(size, of_weights, cost, reads=frozenset(reads), uses=uses))
     return Couplings(couplings, _fixed(axes, roots, paths, trace))
 
 

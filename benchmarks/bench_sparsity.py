@@ -67,8 +67,8 @@ class Given(NamedTuple):
     multiply_adds: int
 
 
-# Of torchao's prototype PAT (group lasso by proximal steps in PyTorch) with the same net, data and
-# epochs, one seed.
+# Of torchao's prototype PAT (group lasso by proximal steps in PyTorch): a net of these widths, the
+# same data and epochs, one seed. How it scales pixels is not known.
 GIVEN = {
     "lenet": [
         Given("PAT 0.001", 0.8891, (20, 28, 59), 41_639, 1_211_000),

@@ -68,12 +68,14 @@ def _(
 def _shrinkage(
     norms: tf.Tensor, weights: tf.Tensor, strength: tf.Tensor, threshold: tf.Tensor
 ) -> tf.Tensor:
-    """The factor by which `MCP.argmin` scales `norms / weights`."""
+    """The factor by which `MCP.argmin` scales `norms / weights`; 0 for a norm of 0."""
     before = _relative(norms, weights)
     after = MCP.argmin(before, strength, threshold)
-    is_same = tf.equal(before, after) | tf.equal(weights, 0.0)  # also at 0 and infinity
+    is_same = tf.equal(before, after) | tf.equal(weights, 0.0)  # also at infinity
     one = tf.ones_like(after)
-    return tf.where(is_same, one, after / tf.where(is_same, one, before))
+    factor = tf.where(is_same, one, after / tf.where(is_same, one, before))
+    # Also that of elements so small that it underflows.
+    return tf.where(tf.equal(before, 0.0) & (weights > 0.0), tf.zeros_like(factor), factor)
 
 
 @compiled

@@ -14,10 +14,10 @@ _MEASUREMENTS_AHEAD = 2
 # How what may be about to become zero follows the error then, and what it may exceed the target by:
 # parts of the target and of the rest.
 _SLACK_RATE, _LEAST_SLACK, _MOST_SLACK = 0.02, -0.5, 1.1
-# Logarithms of the strength: where it may be, and how much it falls at most in one go. Each halving
-# of that range takes a proximal step.
-_RANGE, _LARGEST_FALL = 20.0, 3.0
-_HALVINGS, _FIRST_HALVINGS = 6, 10
+# Logarithms of the strength: where it may be, how much it falls at most in one go, and how much it
+# rises where it makes nothing zero. Each halving of a range takes a proximal step.
+_RANGE, _LARGEST_FALL, _LARGEST_RISE = 20.0, 5.0, 3.0
+_HALVINGS, _FIRST_HALVINGS = 7, 10
 # The target is a float, as are shares.
 _TOLERANCE = 1e-9
 
@@ -133,7 +133,10 @@ class TargetSparsity(backend.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
-        figures = {"sparsity": self._share(0.0), "strength": float(self._proximal_steps.strength)}
+        figures = {
+            "sparsity": self._share(0.0),
+            "strength": float(tf.convert_to_tensor(self._proximal_steps.strength)),
+        }
         for name, figure in figures.items():
             if name in logs:
                 raise ValueError(
@@ -153,16 +156,22 @@ class TargetSparsity(backend.Callback):
         proximal_steps = self._proximal_steps
         if not float(proximal_steps.longest_step(self._optimizer)) > 0.0:  # as before its start
             return
-        error = self.target - self._share(0.0)
-        slack = float(proximal_steps.slack)
+        share = self._share(0.0)
+        error = self.target - share
+        slack = float(tf.convert_to_tensor(proximal_steps.slack))
         if step >= self.end:
             slack += _SLACK_RATE * error
             slack = max(slack, _LEAST_SLACK * self.target)
             slack = min(slack, _MOST_SLACK * (1.0 - self.target))
-        strength = float(proximal_steps.strength)
-        is_first = strength == 0.0
-        most = _RANGE if is_first else min(math.log(strength) + self.rate * error, _RANGE)
         ahead = max(self.end - step, _MEASUREMENTS_AHEAD * every)
+        strength = float(tf.convert_to_tensor(proximal_steps.strength))
+        is_first = strength == 0.0
+        if is_first:
+            most = _RANGE
+        else:
+            is_idle = error > 0.0 and self._share(ahead * strength) <= share
+            change = _LARGEST_RISE if is_idle else self.rate * error
+            most = min(math.log(strength) + change, _RANGE)
         limited = self._limited(most, self.target + slack - _TOLERANCE, ahead, is_first)
         proximal_steps.slack.assign(slack)
         proximal_steps.strength.assign(math.exp(limited))

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from marks import KERAS_3_FIRST, name_of, slow
 from networks import NETWORKS, inputs_for, outputs_of, randomize
+from numpy_optimizers import STEPS
 
 import tfreg
 from tfreg.structure.couplings import traced
@@ -152,26 +153,6 @@ def made(api, net, dtype=None):
 
 # The loop in NumPy.
 
-
-def sgd(w, g, s, k, rate, momentum=0.0):
-    s["m"] = momentum * s.get("m", 0.0) - rate * g
-    return w + s["m"]
-
-
-def adam(w, g, s, k, rate):
-    s["m"] = 0.9 * s.get("m", 0.0) + 0.1 * g
-    s["v"] = 0.999 * s.get("v", 0.0) + 0.001 * g**2
-    scaled = rate * np.sqrt(1.0 - 0.999 ** (k + 1)) / (1.0 - 0.9 ** (k + 1))
-    return w - scaled * s["m"] / (np.sqrt(s["v"]) + 1e-7)
-
-
-def rmsprop(w, g, s, k, rate, momentum=0.0):
-    s["v"] = 0.9 * s.get("v", 0.0) + 0.1 * g**2
-    s["m"] = momentum * s.get("m", 0.0) + rate * g / np.sqrt(s["v"] + 1e-7)
-    return w - s["m"]
-
-
-STEPS = {"SGD": sgd, "Adam": adam, "AdamW": adam, "RMSprop": rmsprop}
 HALVING = "halving"  # the learning rate: RATE / (1 + k / 2)
 
 

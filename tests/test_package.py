@@ -132,7 +132,7 @@ WITHIN = {
         "optimizer",
         "__init__",
     ],
-    "reporting": ["callbacks", "target_sparsity", "__init__"],
+    "reporting": ["logs", "callbacks", "target_sparsity", "__init__"],
     "cli": ["tables", "reload", "training", "compact", "smaller", "demo", "__init__"],
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from marks import KERAS_3_FIRST, slow
+from numpy_optimizers import STEPS
 
 import tfreg
 from tfreg.penalties.coupled import Coupled
@@ -45,25 +46,6 @@ def shrunk(w, rate):
     return w * np.maximum(1.0 - threshold / np.maximum(norms, 1e-30), 0.0)
 
 
-def sgd(w, g, s, k, rate, momentum=0.0, nesterov=False):
-    s["m"] = momentum * s.get("m", 0.0) - rate * g
-    return w + (momentum * s["m"] - rate * g if nesterov else s["m"])
-
-
-def adam(w, g, s, k, rate):
-    s["m"] = 0.9 * s.get("m", 0.0) + 0.1 * g
-    s["v"] = 0.999 * s.get("v", 0.0) + 0.001 * g**2
-    scaled = rate * np.sqrt(1.0 - 0.999 ** (k + 1)) / (1.0 - 0.9 ** (k + 1))
-    return w - scaled * s["m"] / (np.sqrt(s["v"]) + 1e-7)
-
-
-def rmsprop(w, g, s, k, rate, momentum=0.0):
-    s["v"] = 0.9 * s.get("v", 0.0) + 0.1 * g**2
-    s["m"] = momentum * s.get("m", 0.0) + rate * g / np.sqrt(s["v"] + 1e-7)
-    return w - s["m"]
-
-
-STEPS = {"SGD": sgd, "Adam": adam, "AdamW": adam, "RMSprop": rmsprop}
 HALVING = "halving"  # the learning rate: RATE / (1 + k / 2)
 
 

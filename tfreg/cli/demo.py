@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import sys
 from collections.abc import Callable
 
@@ -201,9 +200,8 @@ def run(epochs, out, keras_name, seed):
     except ModuleNotFoundError as error:
         sys.exit(f"tfreg demo: {error}. Install what it needs: pip install 'tfreg[demo]'")
 
-    # TensorFlow would warn that each net is traced anew, tfreg that a budget, met, is not cut.
-    for logger in (tf.get_logger(), logging.getLogger("tfreg")):
-        logger.setLevel("ERROR")
+    # TensorFlow would warn that each net is traced anew.
+    tf.get_logger().setLevel("ERROR")
     keras = getattr(backend, keras_name)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8).astype("float32") / 16.0

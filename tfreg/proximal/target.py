@@ -56,6 +56,9 @@ class Budget(ReadOnly):
     A float as target is a share in (0, 1] of what is there at first, an int >= 1 a count.
     `multiply_adds`, `parameters` and `groups` may be given together: all are met.
 
+    Attributes:
+        begin_step, end_step, heal_step: the steps that `begin`, `end` and `heal` stand for.
+
     Raises:
         TypeError, ValueError: for other arguments; for shares of steps without `steps`.
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from tfreg import backend
 from tfreg.model.attached import total_value
+from tfreg.reporting.logs import add_to_logs
 
 
 class PenaltyMetrics(backend.Callback):
@@ -48,10 +49,4 @@ class PenaltyMetrics(backend.Callback):
         if "val_loss" in logs:
             without = float(logs["val_loss"]) - self._penalty_of_validation
             figures["val_loss_without_penalty"] = without
-        for name, figure in figures.items():
-            if name in logs:
-                raise ValueError(
-                    f"PenaltyMetrics adds {name!r} to the logs, where a metric or a callback has "
-                    "that name already. Give the metric another one."
-                )
-            logs[name] = figure
+        add_to_logs(logs, figures, self)

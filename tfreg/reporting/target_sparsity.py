@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfreg import backend, steps
 from tfreg.checks import check_number, check_positive, is_int
+from tfreg.reporting.logs import add_to_logs
 
 OF = ("groups", "elements")
 # Once it is to be reached: what is about to become zero, by the measurement after the next.
@@ -137,13 +138,7 @@ class TargetSparsity(backend.Callback):
             "sparsity": self._share(0.0),
             "strength": float(tf.convert_to_tensor(self._proximal_steps.strength)),
         }
-        for name, figure in figures.items():
-            if name in logs:
-                raise ValueError(
-                    f"TargetSparsity adds {name!r} to the logs, where a metric or a callback has "
-                    "that name already. Give the metric another one."
-                )
-            logs[name] = figure
+        add_to_logs(logs, figures, self)
 
     def _steps_taken(self) -> int:
         return int(steps.current(self._optimizer))

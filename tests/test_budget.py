@@ -674,16 +674,16 @@ def test_a_float_is_a_share_of_what_is_there(api, resource):
 
 
 @pytest.mark.parametrize("others", [{}, {"multiply_adds": 1.0, "parameters": 1.0}])
-@pytest.mark.parametrize("count", [4, 9, *map(slow, (10, 11, 12, 13)), 14, 100])
+@pytest.mark.parametrize("count", [4, 9, *map(slow, (10, 11, 12, 13)), 14])
 def test_groups_are_met_exactly(count, others):
     model = made(keras, Chain)
     left = Left(model)
     descend_at_random(model, budgeted(keras, model, groups=count, **others), 6)
-    assert left.costs(left.living())["groups"] == min(count, 14)
+    assert left.costs(left.living())["groups"] == count
     assert min(int(each.sum()) for each in left.living()) >= 2
 
 
-@pytest.mark.parametrize("target", [1.0, 10**9])
+@pytest.mark.parametrize("target", [1.0, 100])
 def test_a_budget_that_is_met_already_removes_nothing(target):
     model = made(keras, Chain)
     descend_at_random(model, budgeted(keras, model, multiply_adds=target), 6)
@@ -1139,6 +1139,64 @@ def test_compact_keeps_the_other_penalties(api):
     fitted(small, 1)
 
 
+@KERAS_3_FIRST
+def test_a_cut_that_moves_a_pattern_warns(api, caplog):
+    model = made(api, Chain)
+    budgets = [
+        (None, tfreg.Budget(groups=10, **SHORT)),
+        (None, tfreg.Budget(pattern=(1, 2), **SHORT)),
+    ]
+    model.compile(tfreg.Proximal(api.optimizers.SGD(0.02), model, budgets), "mse")
+    tfreg.compact(fitted(model, 2))
+    assert "lost inputs" in caplog.text and "second/kernel" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(keras.callbacks, "SwapEMAWeights"), reason="an older Keras")
+@pytest.mark.parametrize("target", [{"groups": 10}, {"elements": 0.5}])
+def test_averages_that_are_swapped_in_bring_nothing_back(target):
+    model = made(keras, Chain)
+    optimizer = tfreg.Proximal(
+        keras.optimizers.Adam(0.01, use_ema=True), model, tfreg.Budget(**target, **SHORT)
+    )
+    model.compile(optimizer, "mse")
+    fitted(model, 3, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+    if "groups" in target:
+        assert Left(model).costs(Left(model).living())["groups"] == 10
+    else:
+        assert sum(np.sum(layer.kernel.numpy() != 0) for layer in model.layers[-3:]) == 50
+
+
+@KERAS_3_FIRST
+def test_couplings_of_parts_of_a_model_count_in_the_whole(api):
+    k = api.layers
+    parts = [
+        api.Sequential([api.Input((n,)), k.Dense(8), k.Dense(n)], name=f"part_{n}") for n in (4, 6)
+    ]
+    x = api.Input((4,))
+    model = api.Model(x, k.Dense(2)(parts[1](k.Dense(6)(parts[0](x)))))
+    couplings = [*tfreg.couple(parts[0]), *tfreg.couple(parts[1])]
+    total = sizes_of(model)["multiply_adds"]
+    optimizer = budgeted(api, model, couplings, multiply_adds=total - 1)
+    descend_at_random(model, optimizer, 6)
+    assert total - 12 <= sizes_of(tfreg.compact(model))["multiply_adds"] <= total - 8
+
+
+@KERAS_3_FIRST
+def test_multiply_adds_that_are_not_known_are_named(api, caplog):
+    @api.saving.register_keras_serializable("tests")
+    class Own(api.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 5), name="kernel")
+
+        def call(self, x):
+            return tf.matmul(x, tf.convert_to_tensor(self.kernel))
+
+    k = api.layers
+    model = api.Sequential([api.Input((4,)), k.Dense(8), k.Dense(8), Own(name="own"), k.Dense(2)])
+    budgeted(api, model, multiply_adds=0.9)
+    assert "counts no multiply-adds of ['own/kernel']" in caplog.text
+
+
 # Arguments and errors.
 
 
@@ -1172,6 +1230,24 @@ def raises(error, message, *arguments, **options):
 def test_bad_arguments(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tfreg.Budget(**arguments)
+
+
+def test_an_optimizer_past_the_beginning_is_refused():
+    model = made(keras, Chain)
+    optimizer = keras.optimizers.SGD(0.01)
+    descend_at_random(model, optimizer, 3)
+    late = {"begin": 3, "end": 6, "heal": 7}
+    raises(ValueError, "taken 3 steps", optimizer, model, tfreg.Budget(groups=10, **SHORT))
+    tfreg.Proximal(optimizer, model, tfreg.Budget(groups=10, **late))
+    descend_at_random(model, optimizer, 6)
+    assert Left(model).costs(Left(model).living())["groups"] == 10
+
+
+def test_arguments_for_penalties_alone_are_refused():
+    for arguments in ({"start_step": 3}, {"freeze_zeros_from": 3}, {"metric": "diagonal"}):
+        model = made(keras, Chain)
+        budget = tfreg.Budget(groups=10, **SHORT)
+        raises(ValueError, "are for penalties", keras.optimizers.Adam(), model, budget, **arguments)
 
 
 def test_shares_of_steps_are_steps():

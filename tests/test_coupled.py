@@ -406,6 +406,16 @@ def test_prox_is_no_worse_than_what_is_near(penalty):
         assert objective(result) <= objective(other)
 
 
+def test_prox_makes_zeros_of_what_is_too_small_to_measure():
+    """Its mean square is 0 on processors that flush such numbers to 0."""
+    w = np.zeros((100, 2), np.float32)
+    w[0] = 2e-38
+    for penalty in (tfreg.GroupLasso(0.1), tfreg.GroupMCP(0.1), tfreg.SparseGroupLasso(0.1)):
+        coupled = Coupled(penalty, [[(1, [[0], [1]])]])
+        [shrunk] = coupled.prox_on([tf.constant(w)], [None], 0.2)
+        assert not shrunk.numpy().any()
+
+
 def test_prox_where_entries_share_elements_is_refused():
     for name in SHARED:
         weights = constants(weights_of(name))

@@ -46,6 +46,12 @@ def check_number(
     raise error(f"Argument `{name}` must be {expected}. Received: {name}={value!r}")
 
 
+def check_int(name: str, value: object, least: int) -> int:
+    if not (is_int(value) and value >= least):
+        raise ValueError(f"Argument `{name}` must be an int >= {least}. Received: {name}={value!r}")
+    return int(value)
+
+
 def check_non_negative(name: str, value: object) -> float:
     return check_number(name, value, "a finite number >= 0", lambda number: number >= 0)
 

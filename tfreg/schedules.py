@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfreg import backend, steps
-from tfreg.checks import check_arguments, check_strength, is_int
+from tfreg.checks import check_arguments, check_int, check_strength
 from tfreg.read_only import ReadOnly
 
 __all__ = ["CubicRamp"]
@@ -73,8 +73,8 @@ class CubicRamp(ReadOnly):
     )
 
     def __init__(self, begin: int, end: int, start: float = 0.0, peak: float = 1.0) -> None:
-        self.begin = _check_step("begin", begin)
-        self.end = _check_step("end", end)
+        self.begin = check_int("begin", begin, 0)
+        self.end = check_int("end", end, 0)
         if self.end <= self.begin:
             raise ValueError(
                 f"Argument `end` must be above `begin`. Received: begin={begin!r}, end={end!r}"
@@ -113,9 +113,3 @@ class CubicRamp(ReadOnly):
         return (
             f"CubicRamp(begin={self.begin}, end={self.end}, start={self.start}, peak={self.peak})"
         )
-
-
-def _check_step(name: str, value: object) -> int:
-    if not (is_int(value) and value >= 0):
-        raise ValueError(f"Argument `{name}` must be an int >= 0. Received: {name}={value!r}")
-    return int(value)

@@ -103,4 +103,4 @@ from tfreg.backend.tensors import (
     weight_tensor,
     whole_weight,
 )
-from tfreg.backend.training import innermost, proximal_steps_of
+from tfreg.backend.training import average_of, innermost, proximal_steps_of

@@ -222,6 +222,13 @@ def slot_of(optimizer: Any, name: str, weight: Any) -> Any:
     return _by_weight(optimizer, vars(optimizer).get(name), [weight]).get(0)
 
 
+def average_of(optimizer: Any, weight: Any) -> Any:
+    """The moving average of a weight that a built optimizer keeps; None if it keeps none."""
+    if not optimizer.use_ema:
+        return None
+    return slot_of(optimizer, "_model_variables_moving_average", weight)
+
+
 def is_trainable(variable: Any) -> bool:
     """Whether the variable itself is: its layer may be frozen."""
     return bool(variable.trainable)

@@ -61,8 +61,8 @@ class Trained(NamedTuple):
         return cls(index, tuple(shape), config["path"], layout)
 
 
-# Any penalty that makes zeros makes them of this.
-_SMALL, _LONG_STEP = 1e-4, 1e8
+# A penalty that shrinks in proportion leaves something of this.
+_SMALL, _LONG_STEP = 1e-15, 1e-3
 
 
 class Bound(NamedTuple):
@@ -96,7 +96,7 @@ class Bound(NamedTuple):
         return count_zeros(self.penalty, tensors, layouts)
 
     def makes_zeros(self) -> bool:
-        """Whether a long proximal step makes what is small exactly 0."""
+        """Whether proximal steps make something exactly 0."""
         with tf.init_scope():
             small = [tf.fill(weight.shape, _SMALL) for weight in self.weights]
             shrunk = self.prox(small, _LONG_STEP)
@@ -268,9 +268,9 @@ def trained_of(
 
 def not_trained(path: str) -> str:
     return (
-        f"The optimizer does not train the weight {path!r}, which a penalty of tfreg.Proximal is "
-        "on. If you froze it, or train only some of the weights, make an optimizer with "
-        "tfreg.Proximal anew, with penalties on weights that it trains."
+        f"The optimizer does not train the weight {path!r}, which a penalty or budget of "
+        "tfreg.Proximal is on. If you froze it, or train only some of the weights, make an "
+        "optimizer with tfreg.Proximal anew, with penalties and budgets on weights that it trains."
     )
 
 

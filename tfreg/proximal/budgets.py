@@ -1,5 +1,7 @@
 """Budgets bound to the weights that an optimizer trains."""
 
+import logging
+import math
 from typing import Any, NamedTuple, TypeAlias
 
 from tfreg import backend
@@ -13,8 +15,9 @@ from tfreg.proximal.removal import Owned, Removal
 from tfreg.proximal.target import Budget
 from tfreg.slices import Slices
 from tfreg.structure.coupling import Coupling
-from tfreg.structure.couplings import couple
+from tfreg.structure.couplings import couple, traced, uses_of
 
+_logger = logging.getLogger(__name__)
 BoundBudget: TypeAlias = Removal | ByMagnitude
 
 
@@ -96,10 +99,10 @@ def bind_budget(model: Model, request: Request, variables: list[Variable]) -> Bo
         ]
         for coupling, each in zip(couplings, members)
     ]
-    times = {id(use.variable): use.times for use in couplings[0].uses}
-    others = [use for use in couplings[0].uses if id(use.variable) not in numbers]
-    counts = [_elements(use.variable) for use in others]
-    multiply_adds = sum(use.times * count for use, count in zip(others, counts))
+    times = _times(model, contents, couplings, request.budget)
+    others = [each.variable for each in contents.weights if id(each.variable) not in numbers]
+    counts = [math.prod(variable.shape) for variable in others]
+    multiply_adds = sum(times[id(each)] * count for each, count in zip(others, counts))
     return Removal(
         request.budget,
         [_trained(contents, weight, places) for weight in weights],
@@ -109,9 +112,35 @@ def bind_budget(model: Model, request: Request, variables: list[Variable]) -> Bo
     )
 
 
+def _times(
+    model: Model, contents: Contents, couplings: list[Coupling], budget: Budget
+) -> dict[int, int]:
+    """How often each weight of the model is multiplied for an example, by its id."""
+    uses = {id(use.variable): use.times for coupling in couplings for use in coupling.uses}
+    paths = {id(weight.variable): weight.path for weight in contents.weights}
+    if not uses.keys() >= paths.keys():  # couplings of a part of the model
+        trace, _ = traced(model, None)
+        in_model = {id(use.variable): use.times for use in uses_of(model, trace)}
+        uses |= {key: times for key, times in in_model.items() if times is not None}
+    unknown = [path for key, path in paths.items() if uses.get(key) is None]
+    if unknown and "multiply_adds" in budget.resources:
+        _logger.warning(
+            "tfreg.Budget counts no multiply-adds of %s, whose layers are not followed. Tell how "
+            "by tfreg.couple(model, rules=...).",
+            unknown,
+        )
+    return {key: uses.get(key) or 0 for key in paths}
+
+
 def _trained_couplings(model: Model, contents: Contents) -> list[Coupling]:
     """The couplings of the model none of whose weights is frozen."""
     couplings = couple(model)
+    if not couplings:
+        raise ValueError(
+            "A tfreg.Budget of `multiply_adds`, `parameters` or `groups` needs couplings. "
+            f"Received: the model {model.name!r}, which has none: print(tfreg.couple(model)) says "
+            "why"
+        )
     trained = [
         coupling
         for coupling in couplings
@@ -145,13 +174,6 @@ def _trained(contents: Contents, weight: Any, places: dict[int, int]) -> Trained
         raise ValueError(not_trained(weight.path))
     layout = contents.layouts.get(id(variable))
     return Trained(places[id(variable)], tuple(variable.shape), weight.path, layout)
-
-
-def _elements(variable: Variable) -> int:
-    count = 1
-    for length in variable.shape:
-        count *= length
-    return count
 
 
 def budget_from(config: Any) -> BoundBudget:

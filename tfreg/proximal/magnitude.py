@@ -16,7 +16,7 @@ from tfreg.proximal.target import Budget
 
 
 class ByMagnitude:
-    """A budget of `elements` or of a `pattern`, bound to the weights that it is of.
+    """A budget of `elements` or of a `pattern`, on weights.
 
     It keeps no variables: what is removed is what is exactly zero.
 

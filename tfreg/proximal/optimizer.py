@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import tensorflow as tf
 
-from tfreg import backend
-from tfreg.checks import check_bool, check_config, is_int
+from tfreg import backend, steps
+from tfreg.checks import check_bool, check_config, check_int
 from tfreg.inventory import Model, Variable
 from tfreg.model.attach import terms_for
 from tfreg.model.carried import Cuts
@@ -63,7 +63,7 @@ class ProximalOptimizer(_OwnClass):
     def from_config(cls, config: Any, custom_objects: dict[str, Any] | None = None) -> Any:
         config = dict(config)
         ours = check_config("a tfreg.Proximal optimizer", config.pop(CONFIG_KEY, None), _KEYS)
-        _check_step("trains", ours["trains"])
+        check_int("trains", ours["trains"], 0)
         if not isinstance(ours["optimizer"], dict):
             raise ValueError(
                 "The config of a tfreg.Proximal optimizer must have a dict as its 'optimizer'. "
@@ -86,7 +86,7 @@ class ProximalOptimizer(_OwnClass):
             )
         made.is_driven = check_bool("is_driven", ours["is_driven"])
         if ours["rests_from"] is not None:
-            made.rests_from = _check_step("rests_from", ours["rests_from"])
+            made.rests_from = check_int("rests_from", ours["rests_from"], 0)
         budgets = list(map(budget_from, ours["budgets"]))
         _swap(optimizer, made.loaded(bound_from(ours["penalties"]), budgets, ours["trains"]))
         return optimizer
@@ -234,22 +234,16 @@ def _swap(optimizer: Any, proximal_steps: ProximalSteps) -> None:
     object.__setattr__(optimizer, "__class__", _proximal_class(its_class))
 
 
-def _check_step(name: str, value: Any) -> int:
-    if not is_int(value) or value < 0:
-        raise ValueError(f"Argument `{name}` must be an int >= 0. Received: {name}={value!r}")
-    return int(value)
-
-
 def _checked_steps(
     optimizer: Any, start_step: Any, freeze_zeros_from: Any, metric: Any
 ) -> ProximalSteps:
     if freeze_zeros_from is not None:
-        freeze_zeros_from = _check_step("freeze_zeros_from", freeze_zeros_from)
+        freeze_zeros_from = check_int("freeze_zeros_from", freeze_zeros_from, 0)
     if metric not in METRICS:
         raise ValueError(f"Argument `metric` must be one of {METRICS}. Received: metric={metric!r}")
     if metric == "diagonal":
         backend.check_has_metric(optimizer)
-    return ProximalSteps(_check_step("start_step", start_step), freeze_zeros_from, metric)
+    return ProximalSteps(check_int("start_step", start_step, 0), freeze_zeros_from, metric)
 
 
 def _check_optimizer(optimizer: Any, model: Model) -> None:
@@ -296,6 +290,19 @@ def _entries(penalties: Any) -> list[tuple[Any, Any, Any]]:
             f"penalty) or (weights, penalty, schedule). Received: penalties={penalties!r}"
         )
     return [(entry[0], entry[1], entry[2] if len(entry) == 3 else None) for entry in penalties]
+
+
+def _check_ahead(optimizer: Any, requests: list[Request]) -> None:
+    """Raises a ValueError if the steps of a budget are behind those of the `optimizer`."""
+    taken = int(steps.current(optimizer))
+    for budget in (request.budget for request in requests):
+        if taken > budget.begin_step:
+            raise ValueError(
+                "A tfreg.Budget counts the steps of its optimizer, of which it must not have taken "
+                f"more than `begin`. Received: an optimizer that has taken {taken} steps, with "
+                f"begin={budget.begin!r}, which is step {budget.begin_step}. Make another "
+                "optimizer, or give `begin`, `end` and `heal` as later steps"
+            )
 
 
 def Proximal(
@@ -382,6 +389,14 @@ def Proximal(
             terms += terms_for(model, penalty, weights, schedule)
     check_requests(requests)
     inner = backend.innermost(optimizer)
+    _check_ahead(inner, requests)
+    if not terms and (start_step, freeze_zeros_from, metric) != (0, None, "euclidean"):
+        raise ValueError(
+            "Arguments `start_step`, `freeze_zeros_from` and `metric` are for penalties: a "
+            "tfreg.Budget has `begin`, `end` and `heal`. "
+            f"Received: start_step={start_step!r}, freeze_zeros_from={freeze_zeros_from!r}, "
+            f"metric={metric!r} with no penalty"
+        )
     proximal_steps = _checked_steps(inner, start_step, freeze_zeros_from, metric)
     proximal_steps.over_model(model, terms, requests)
     variables = backend.trained_variables(inner, list(model.variables)) if model.built else None

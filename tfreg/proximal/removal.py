@@ -30,7 +30,7 @@ class Owned(NamedTuple):
 
 
 class Removal:
-    """A budget over couplings, bound to the weights that they are of.
+    """A budget over couplings, on the weights in which they have slices.
 
     Args:
         budget: the budget.
@@ -135,10 +135,11 @@ class Removal:
         for name, target in self.budget.resources.items():
             total, least = counts[name]
             resolved = self.budget.resolved(target, total)
-            if resolved < least:
+            if not least <= resolved <= total:
                 raise ValueError(
                     f"Argument `{name}` of tfreg.Budget must be at least {least:,}, what is left "
-                    f"if {self.budget.minimum} entries of each coupling stay, of {total:,}. "
+                    f"if {self.budget.minimum} entries of each coupling stay, and at most "
+                    f"{total:,}, what there is. "
                     f"Received: {name}={target!r}, which is {resolved:,}"
                 )
             targets[name] = total, resolved

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 class ProximalSteps:
     """The proximal steps of an optimizer: their penalties and budgets, and the weights once built.
 
-    It is kept where neither Keras looks for state: what the steps depend on is in the weights, in
+    Neither Keras tracks it: what the steps depend on is in the weights, in
     the config, and in variables that the optimizer keeps.
     """
 
@@ -34,7 +34,7 @@ class ProximalSteps:
         self.start_step = start_step
         self.freeze_zeros_from = freeze_zeros_from
         self.metric = metric
-        # Where there are no budgets any more: from which step on they let the penalties rest.
+        # After compact dropped the budgets: the step from which on the penalties rest.
         self.rests_from: int | None = None
         self.variables: list[Variable] | None = None  # all that the optimizer trains
         self._pending: tuple[Model, list[Term], list[Request]] | None = None
@@ -175,19 +175,18 @@ class ProximalSteps:
         ]
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the strength is there to be driven, as it is once the optimizer is built."""
-        return bool(self._drive)
-
-    @property
     def strength(self) -> tf.Variable:
-        """By what the steps of the penalties that make zeros are multiplied."""
+        """Multiplier of the proximal steps of the penalties that make zeros."""
         return backend.native(self._drive[0])
 
     @property
     def slack(self) -> tf.Variable:
         """A number for whoever drives the strength."""
         return backend.native(self._drive[1])
+
+    def keeps_zeros(self, step: int) -> bool:
+        """Whether what is zero stays zero at `step`."""
+        return self.freeze_zeros_from is not None and step >= self.freeze_zeros_from
 
     def longest_step(self, optimizer: Any) -> tf.Tensor:
         """The size of the next proximal step at a strength of 1, the longest of those driven."""
@@ -358,9 +357,11 @@ class ProximalSteps:
                     step,
                     strength if self.is_driven and self._makes_zeros[i] else None,
                 )
-            self.keep_zero(strategy, alive)
+            self.keep_zero(strategy, alive, optimizer)
             for budget, variables in self._with_variables():
-                backend.update(strategy, functools.partial(_remove, budget), variables, step)
+                averages = self._averages_of(optimizer, [each.place for each in budget.weights])
+                remove = functools.partial(_remove, budget, len(averages))
+                backend.update(strategy, remove, averages + variables, step)
 
         return finish
 
@@ -374,10 +375,18 @@ class ProximalSteps:
         for budget, state in zip(self._budgets, self._states):
             yield budget, self.variables_of(budget) + list(map(backend.native, state))
 
-    def keep_zero(self, strategy: Any, alive: dict[int, tf.Tensor]) -> None:
-        """Sets what is not `alive` to 0."""
+    def keep_zero(self, strategy: Any, alive: dict[int, tf.Tensor], optimizer: Any = None) -> None:
+        """Sets what is not `alive` to 0, in the averages that an `optimizer` keeps too."""
         for place, is_alive in alive.items():
-            backend.update(strategy, _keep, [backend.native(self.weight_at(place))], is_alive)
+            variables = [backend.native(self.weight_at(place))]
+            if optimizer is not None:
+                variables += self._averages_of(optimizer, [place])
+            backend.update(strategy, _keep, variables, is_alive)
+
+    def _averages_of(self, optimizer: Any, places: list[int]) -> list[tf.Variable]:
+        """The moving averages of weights; none if the optimizer keeps none."""
+        averages = [backend.average_of(optimizer, self.weight_at(place)) for place in places]
+        return [backend.native(average) for average in averages if average is not None]
 
     def nonzero(self) -> dict[int, tf.Tensor]:
         """By place, whether each element of the penalized weights is nonzero."""
@@ -400,6 +409,7 @@ class ProximalSteps:
         old = list(model.trainable_variables) if self.variables is None else self.variables
         terms = bound.carried(self.terms, old, new_model, new, twins, cuts)
         self._warn_of_budgets_left_behind(int(steps.current(backend.innermost(model.optimizer))))
+        self._warn_of_patterns_moved(old, cuts)
         if not terms:
             return None
         left = ProximalSteps(self.start_step, self.freeze_zeros_from, self.metric)
@@ -427,6 +437,24 @@ class ProximalSteps:
                     "tfreg.compact: the smaller model's optimizer is without %r: what is zero "
                     "comes back if it is trained on.",
                     budget,
+                )
+
+    def _warn_of_patterns_moved(self, variables: list[Variable], cuts: Cuts) -> None:
+        """Warns where the runs of a pattern are others, since inputs in between were cut out."""
+        for budget in self.budgets:
+            if budget.budget.pattern is None:
+                continue
+            moved = []
+            for weight in budget.weights:
+                kept = cuts.get(id(variables[weight.place]), ())
+                if any(indices is not None for indices in kept[:-1]):
+                    moved.append(weight.path)
+            if moved:
+                _logger.warning(
+                    "tfreg.compact: %s lost inputs, after which other elements are consecutive: "
+                    "they may break the pattern %r.",
+                    moved,
+                    budget.budget.pattern,
                 )
 
     def get_config(self) -> dict[str, Any]:
@@ -458,17 +486,25 @@ def _observe(
     budget.observe(variables[count:], variables[:count], gradients, step)
 
 
-def _remove(budget: BoundBudget, variables: list[tf.Variable], step: tf.Tensor) -> None:
-    """Removes what has to go after this `step`, and what came back of what is gone."""
+def _remove(
+    budget: BoundBudget, averaged: int, variables: list[tf.Variable], step: tf.Tensor
+) -> None:
+    """Removes what has to go after this `step`, and what came back of what is gone.
+
+    The `variables` are moving averages of all weights or of none, the weights, and the state.
+    """
+    averages, variables = variables[:averaged], variables[averaged:]
     count = len(budget.weights)
     weights, state = variables[:count], variables[count:]
     budget.remove(state, weights, step)
-    if state:
-        for weight, is_alive in zip(weights, budget.are_alive(state, weights, step)):
-            _keep([weight], is_alive)
+    if not state:  # what is gone is what is zero: see `following`
+        return
+    masks = budget.are_alive(state, weights, step)
+    for variable, is_alive in zip([*weights, *averages], [*masks, *masks]):
+        _keep([variable], is_alive)
 
 
 def _keep(variables: list[tf.Variable], is_alive: tf.Tensor) -> None:
-    [variable] = variables
-    tensor = tf.convert_to_tensor(variable)
-    variable.assign(tf.where(is_alive, tensor, tf.zeros_like(tensor)))
+    for variable in variables:
+        tensor = tf.convert_to_tensor(variable)
+        variable.assign(tf.where(is_alive, tensor, tf.zeros_like(tensor)))

@@ -1,13 +1,14 @@
 """Budget: how much of a model is left, and when the rest goes."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.checks import check_arguments, is_int
+from tfreg.checks import check_arguments, check_int, is_int
 from tfreg.read_only import ReadOnly
 
 # What a budget over couplings may bound.
@@ -33,7 +34,7 @@ class Budget(ReadOnly):
 
     Args:
         multiply_adds: the multiplications with weights for one example, those of all layers.
-        parameters: the elements of all weights; moving statistics are none.
+        parameters: the elements of all weights; moving statistics do not count.
         groups: the entries of the couplings.
         elements: the nonzero elements of the weights.
         pattern: a pair of ints `(n, m)` with `0 < n < m`, such as `(2, 4)`.
@@ -52,6 +53,9 @@ class Budget(ReadOnly):
             int >= 1. No part of a `pattern`.
         steps: the number of steps that training will take, an int >= 1, of which `begin`, `end` and
             `heal` are shares if they are floats. Ints are numbers of steps.
+
+    The steps are updates: with gradient accumulation fewer than batches. The optimizer must not
+    have taken more than `begin`.
 
     A float as target is a share in (0, 1] of what is there at first, an int >= 1 a count.
     `multiply_adds`, `parameters` and `groups` may be given together: all are met.
@@ -111,7 +115,7 @@ class Budget(ReadOnly):
                 f"groups={groups!r}, elements={elements!r}, pattern={pattern!r}"
             )
         self.score = self._check_score(score)
-        self.steps = None if steps is None else _check_count("steps", steps)
+        self.steps = None if steps is None else check_int("steps", steps, 1)
         self.begin = self._check_step("begin", begin)
         self.end = self._check_step("end", end)
         self.heal = self._check_step("heal", heal)
@@ -121,8 +125,8 @@ class Budget(ReadOnly):
                 f"Received: begin={begin!r}, end={end!r}, heal={heal!r}, steps={steps!r}, which "
                 f"are the steps {self.begin_step}, {self.end_step} and {self.heal_step}"
             )
-        self.every = _check_count("every", every)
-        self.minimum = _check_count("minimum", minimum)
+        self.every = check_int("every", every, 1)
+        self.minimum = check_int("minimum", minimum, 1)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises a TypeError: what Keras calls is a layer's regularizer, and this is none."""
@@ -149,7 +153,7 @@ class Budget(ReadOnly):
     def _check_step(self, name: str, value: Any) -> float | int:
         if is_int(value) and value >= 0:
             return int(value)
-        if not isinstance(value, float) or not 0.0 <= value <= 1.0:
+        if not _is_share(value):
             raise ValueError(
                 f"Argument `{name}` must be an int >= 0, a step, or a float in [0, 1], a share of "
                 f"`steps`. Received: {name}={value!r}"
@@ -235,6 +239,12 @@ class Budget(ReadOnly):
         return f"Budget({', '.join(shown)})"
 
 
+def _is_share(value: Any) -> bool:
+    """Whether `value` is a real number in [0, 1] that is no int."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, (bool, numbers.Integral))
+    return is_real and 0.0 <= value <= 1.0
+
+
 _NO_SCORE = (
     "Argument `score` goes with `multiply_adds`, `parameters` or `groups`: elements go by their "
     "magnitude. Received: score={score}"
@@ -246,18 +256,12 @@ def _check_target(name: str, value: Any) -> float | int | None:
         return None
     if is_int(value) and value >= 1:
         return int(value)
-    if isinstance(value, float) and 0.0 < value <= 1.0:
-        return value
+    if _is_share(value) and 0.0 < value:
+        return float(value)
     raise ValueError(
         f"Argument `{name}` must be a float in (0, 1], a share, or an int >= 1, a count. "
         f"Received: {name}={value!r}"
     )
-
-
-def _check_count(name: str, value: Any) -> int:
-    if not (is_int(value) and value >= 1):
-        raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {name}={value!r}")
-    return int(value)
 
 
 def _check_pattern(pattern: Any) -> tuple[int, int] | None:

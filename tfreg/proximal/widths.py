@@ -60,7 +60,7 @@ class Widths:
         }
 
     def shares(self, left: Any, targets: Mapping[str, int]) -> tf.Tensor:
-        """For each coupling, what an entry is of the resources that have `targets`.
+        """For each coupling, the share that an entry costs of what has `targets`, summed.
 
         `sum_r min(d cost_r / d left_c, cost_r - target_r) / cost_r`
 

@@ -1,5 +1,6 @@
 """TargetSparsity: drives the strength of proximal steps until enough is zero."""
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ class TargetSparsity(backend.Callback):
     step `end`: where gradients oppose it, it rises as the end comes near, and what is to go becomes
     zero bit by bit. From `end` on it looks two measurements ahead, and aims higher or lower as
     zeros come back or more follow. So factors matter only relative to each other: at first the
-    strength is the limit. Before `begin` the penalties take no steps.
+    strength is the limit. Before `begin` the penalties take no steps. Give it to `fit`: `evaluate`
+    with it makes the optimizer wait for its strength too.
 
     It drives the penalties that make zeros, such as `GroupLasso`, `GroupMCP` and `MCP`, and leaves
     others alone. The optimizer saves the strength and goes on from it, and keeps it in a `fit`
@@ -51,8 +53,8 @@ class TargetSparsity(backend.Callback):
             and the elements under penalties that have none, all counted together. `"elements"`: of
             the elements of all weights that they are on.
         every: how many steps apart it measures, an int >= 1; with several steps per execution,
-            after the execution in which that many are complete. A measurement takes as long as some
-            proximal steps.
+            after the execution in which that many are complete. A measurement takes as long as
+            about ten proximal steps.
         rate: how fast the strength follows the error, a number > 0.
 
     Raises:
@@ -100,32 +102,36 @@ class TargetSparsity(backend.Callback):
             raise ValueError(f"Argument `every` must be an int >= 1. Received: every={every!r}")
         self.every = int(every)
         self.rate = check_positive("rate", rate)
+        self._proximal_steps: Any = None
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
         optimizer = getattr(model, "optimizer", None)
-        self._proximal_steps = backend.proximal_steps_of(optimizer)
-        if self._proximal_steps is None:
+        proximal_steps = backend.proximal_steps_of(optimizer)
+        if proximal_steps is None:
             raise ValueError(
                 "TargetSparsity drives an optimizer of tfreg.Proximal: compile the model with one. "
                 f"Received: optimizer={optimizer!r}"
             )
-        self._optimizer = backend.innermost(optimizer)
+        optimizer = backend.innermost(optimizer)
         # Not when training begins: then other callbacks may restore variables already.
-        if self._proximal_steps.drive(self._optimizer):
+        if proximal_steps.drive(optimizer):
             backend.renew_compiled_functions(model)
-
-        @tf.function
-        def share_of_zeros(ahead: tf.Tensor) -> tf.Tensor:
-            return self._proximal_steps.share_of_zeros(self._optimizer, self.of, ahead)
-
-        self._share_of_zeros = share_of_zeros
+        if proximal_steps is not self._proximal_steps:  # tracing takes long
+            share_of_zeros = functools.partial(proximal_steps.share_of_zeros, optimizer, self.of)
+            self._share_of_zeros = tf.function(share_of_zeros, autograph=False)
+        self._proximal_steps, self._optimizer = proximal_steps, optimizer
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._steps_seen = self._steps_taken()
+        self._steps_seen: int | None = None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Not when training begins: another callback may restore the steps then.
+        if self._steps_seen is None:
+            self._steps_seen = self._steps_taken()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        before, now = self._steps_seen, self._steps_taken()
+        before, now = self._steps_seen or 0, self._steps_taken()
         self._steps_seen = now
         turns = [(step - self.begin) // self.every for step in (before, now)]
         if now >= self.begin and turns[1] > turns[0]:
@@ -136,9 +142,12 @@ class TargetSparsity(backend.Callback):
             return
         figures = {
             "sparsity": self._share(0.0),
-            "strength": float(tf.convert_to_tensor(self._proximal_steps.strength)),
+            "strength": self._strength(),
         }
         add_to_logs(logs, figures, self)
+
+    def _strength(self) -> float:
+        return float(tf.convert_to_tensor(self._proximal_steps.strength))
 
     def _steps_taken(self) -> int:
         return int(steps.current(self._optimizer))
@@ -159,7 +168,7 @@ class TargetSparsity(backend.Callback):
             slack = max(slack, _LEAST_SLACK * self.target)
             slack = min(slack, _MOST_SLACK * (1.0 - self.target))
         ahead = max(self.end - step, _MEASUREMENTS_AHEAD * every)
-        strength = float(tf.convert_to_tensor(proximal_steps.strength))
+        strength = self._strength()
         is_first = strength == 0.0
         if is_first:
             most = _RANGE
@@ -167,7 +176,10 @@ class TargetSparsity(backend.Callback):
             is_idle = error > 0.0 and self._share(ahead * strength) <= share
             change = _LARGEST_RISE if is_idle else self.rate * error
             most = min(math.log(strength) + change, _RANGE)
-        limited = self._limited(most, self.target + slack - _TOLERANCE, ahead, is_first)
+        if error <= 0.0 and proximal_steps.keeps_zeros(step):
+            limited = -_RANGE  # what is left heals
+        else:
+            limited = self._limited(most, self.target + slack - _TOLERANCE, ahead, is_first)
         proximal_steps.slack.assign(slack)
         proximal_steps.strength.assign(math.exp(limited))
 

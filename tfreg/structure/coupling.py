@@ -25,10 +25,13 @@ class Cost(NamedTuple):
 
 
 class Use(NamedTuple):
-    """A weight, and how often each of its elements is multiplied for one example."""
+    """A weight, and how often each of its elements is multiplied for one example.
+
+    `times` is None where the layer is not followed.
+    """
 
     variable: Variable
-    times: int
+    times: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Coupling:
             its number of elements; None for that root.
         reads: pairs of an index in `members` and an axis, along which the weight reads the entries;
             along the others it makes them.
-        uses: all weights of the model, with how often each is multiplied.
+        uses: all weights of the model that was followed, with how often each is multiplied.
     """
 
     size: int

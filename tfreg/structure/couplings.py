@@ -86,8 +86,7 @@ def couplings_of(model: Model, trace: Trace) -> Couplings:
     axes = [(key, axis) for key, axis in trace.axes if key in paths]
     roots = [trace.labels.roots(trace.axes[place]) for place in axes]
     classes = _classes(roots)
-    used = _multiply_adds(trace)
-    uses = tuple(Use(each.variable, int(used.get(id(each.variable), 0))) for each in weights)
+    used, uses = _multiply_adds(trace), uses_of(model, trace)
     read = {(id(each.variable), each.axis) for step in trace.steps for each in step.reads}
     couplings = []
     for members in _gathered(roots, classes, trace):
@@ -109,6 +108,18 @@ def couplings_of(model: Model, trace: Trace) -> Couplings:
         cost = _cost(of_weights, used)
         couplings.append(Coupling(size, of_weights, cost, reads=frozenset(reads), uses=uses))
     return Couplings(couplings, _fixed(axes, roots, paths, trace))
+
+
+def uses_of(model: Model, trace: Trace) -> tuple[Use, ...]:
+    """How often each weight of `model` is multiplied for an example."""
+    used = _multiply_adds(trace)
+    uses = []
+    for weight in Contents(model).weights:
+        key = id(weight.variable)
+        # Vectors, such as biases and scales, are not counted anywhere.
+        is_unknown = key in trace.blocked and key not in used and len(weight.variable.shape) > 1
+        uses.append(Use(weight.variable, None if is_unknown else int(used.get(key, 0))))
+    return tuple(uses)
 
 
 def _classes(roots: list[np.ndarray]) -> dict[int, int]:

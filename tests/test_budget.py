@@ -737,7 +737,7 @@ OPTIMIZERS = {
 
 
 @KERAS_3_FIRST
-@pytest.mark.parametrize("name", ["averages", *map(slow, OPTIMIZERS.keys() - {"averages"})])
+@pytest.mark.parametrize("name", ["averages", *map(slow, sorted({*OPTIMIZERS} - {"averages"}))])
 def test_what_went_stays_zero(api, name):
     kind, options = OPTIMIZERS[name]
     model = randomize(networks.residual(api), np.random.default_rng(0))
@@ -1298,7 +1298,8 @@ def test_where_a_budget_does_not_belong(api):
     model, budget = made(api, Chain), tfreg.Budget(groups=5, **SHORT)
     with pytest.raises((TypeError, ValueError), match="tfreg.Proximal"):
         tfreg.add_penalty(model, budget)
-    with pytest.raises(TypeError, match="tfreg.Proximal"):
+    # Older versions of Keras refuse it themselves.
+    with pytest.raises((TypeError, ValueError), match="tfreg.Proximal|Received: regularizer"):
         layer = api.layers.Dense(2, kernel_regularizer=budget)
         sum(api.Sequential([api.Input((3,)), layer]).losses)
     with pytest.raises((TypeError, ValueError), match="Budget"):

@@ -818,7 +818,7 @@ def test_a_list_of_couplings_leaves_the_others(api):
     optimizer = budgeted(api, model, [tfreg.couple(model)[0]], multiply_adds=0.5)
     descend_at_random(model, optimizer, 6)
     first, second = (int(each.sum()) for each in left.living())
-    # The share is of the multiply-adds of the whole model.
+    # The share counts the multiply-adds of the whole model.
     assert second == 6 and first == (0.5 * 100 - 12) // 11
 
 

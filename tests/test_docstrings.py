@@ -44,8 +44,13 @@ def test_example(example):
     assert runner.failures == 0, "".join(report)
 
 
-@pytest.mark.parametrize("name", [name for name in tfreg.__all__ if name[0].isupper()])
-def test_a_penaltys_docstring_has_its_parts(name):
+# What users are given, and do not make.
+RESULTS = {"Report"}
+MADE = [name for name in tfreg.__all__ if name[0].isupper() and name not in RESULTS]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_docstring_has_its_parts(name):
     summary, formula, *_ = (doc := getattr(tfreg, name).__doc__).split("\n\n")
     assert "\n" not in summary and summary.endswith(".")
     assert formula.strip().startswith("`")

@@ -8,6 +8,7 @@ from tfreg import (
     model,
     penalties,
     proximal,
+    reporting,
     schedules,
     structure,
 )
@@ -15,6 +16,7 @@ from tfreg.features import *
 from tfreg.model import *
 from tfreg.penalties import *
 from tfreg.proximal import *
+from tfreg.reporting import *
 from tfreg.structure import *
 
 __version__ = "0.5.0"
@@ -25,3 +27,4 @@ __all__ += model.__all__
 __all__ += penalties.__all__
 __all__ += structure.__all__
 __all__ += proximal.__all__
+__all__ += reporting.__all__

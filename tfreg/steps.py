@@ -10,6 +10,11 @@ import tensorflow as tf
 
 from tfreg import backend
 
+
+class UnknownStepError(RuntimeError):
+    """The step that a schedule counts is not known here."""
+
+
 # How often the weights may change within one step: sharpness-aware minimization looks ahead, and a
 # wrapper may normalize them for each micro-batch.
 MOST_MOVES = 8
@@ -124,7 +129,7 @@ def optimizer_of(holder: Any) -> Any:
     if model is None and backend.is_writing_saved_model():
         model = holder  # tf_keras traces its losses on their own
     if model is None:
-        raise RuntimeError(
+        raise UnknownStepError(
             f"The schedule of a penalty over the model {holder.name!r} counts the steps of the "
             "optimizer that trains it, which cannot be known here: another model or layer around "
             "it reads its losses. Add the penalty to the outermost model, or say "
@@ -132,7 +137,7 @@ def optimizer_of(holder: Any) -> Any:
         )
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
-        raise RuntimeError(
+        raise UnknownStepError(
             "The schedule of a penalty counts the steps of the model's optimizer, and the model "
             f"{model.name!r} has none. Compile it, or, for a loop of your own, set "
             "model.optimizer or say whose steps to count: "

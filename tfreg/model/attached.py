@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from tfreg import backend
 from tfreg.inventory import Model, Variable
+from tfreg.layout import Layout
 from tfreg.model import penalized, terms
 from tfreg.model.contents import Contents
-from tfreg.model.terms import Schedule, Term
+from tfreg.model.terms import OnWeights, Schedule, Term
 from tfreg.penalties import Joint, Penalty
 from tfreg.penalties.base import StepSize
 
@@ -111,6 +112,10 @@ class _OnModel:
         with penalized.reading_losses(self.root):
             return terms.prox_of(self.holder, self.term, step_size)
 
+    def on_weights(self, contents: Contents) -> list[OnWeights]:
+        with penalized.reading_losses(self.root):
+            return list(terms.on_weights(contents, self.term))
+
 
 @dataclasses.dataclass(frozen=True)
 class _OnLayer:
@@ -129,6 +134,13 @@ class _OnLayer:
         if self._is_trained():
             return [self.penalty.prox(self.weight, step_size)]
         return [tf.convert_to_tensor(self.weight)]
+
+    def on_weights(self, contents: Contents) -> list[OnWeights]:
+        value = 0.0
+        is_trained = id(self.weight) in contents.trainable
+        if is_trained or backend.keeps_losses_of_frozen_layers(self.root):
+            value = float(self.penalty(self.weight))
+        return [OnWeights(self.penalty, [self.weight], [None], 1.0, value)]
 
     def _is_trained(self) -> bool:
         return any(weight is self.weight for weight in backend.trainable_weights(self.root))
@@ -154,8 +166,7 @@ def get_penalties(model: Model) -> list[AttachedPenalty]:
     >>> attached.penalty
     BoxPenalty(factor=0.1, lower=-1.0, upper=1.0)
     """
-    entries = _entries(model)
-    return [entry for entry in entries if isinstance(entry.penalty, (Penalty, Joint))]
+    return [entry for entry in _entries(model) if isinstance(entry.penalty, (Penalty, Joint))]
 
 
 def total_value(model: Model) -> tf.Tensor:
@@ -164,23 +175,63 @@ def total_value(model: Model) -> tf.Tensor:
     return terms.sum_of(values) if values else tf.zeros([])
 
 
+def is_of_a_layer(entry: AttachedPenalty) -> bool:
+    """Whether it is the argument of a layer, and not added to a model."""
+    return isinstance(entry._on, _OnLayer)
+
+
+def every_penalty_on_weights(model: Model) -> Iterator[tuple[AttachedPenalty, list[OnWeights]]]:
+    """The penalties on each of their weights, with their values; Keras's own regularizers too.
+
+    Of a model that is not built, a penalty is on no weights.
+    """
+    for entry, contents in _with_contents(model):
+        if entry._on is None:
+            yield entry, [OnWeights(entry.penalty, [], [], None, None)]
+        else:
+            yield entry, entry._on.on_weights(contents)
+
+
+def penalized_weights(model: Model) -> Iterator[tuple[Any, list[Variable], list[Layout | None]]]:
+    """What `get_penalties` lists on each weight, or on those that are tied, and their layouts."""
+    for entry, contents in _with_contents(model):
+        weights = entry.weights or []
+        if isinstance(entry._on, _OnLayer):
+            if isinstance(entry.penalty, Penalty):
+                yield entry.penalty, weights, [None]
+            continue
+        layouts = [contents.layouts.get(id(weight)) for weight in weights]
+        if isinstance(entry.penalty, Joint):
+            yield entry.penalty, weights, layouts
+        else:
+            yield from ((entry.penalty, [w], [layout]) for w, layout in zip(weights, layouts))
+
+
 def _entries(model: Model) -> Iterator[AttachedPenalty]:
+    return (entry for entry, _ in _with_contents(model))
+
+
+def _with_contents(model: Model) -> Iterator[tuple[AttachedPenalty, Contents]]:
+    """The penalties, with what is in the model that holds each, or for layers' own in `model`."""
     contents = Contents(model)
     paths = {id(weight.variable): weight.path for weight in contents.weights}
     for _, names, layer in contents.layers:
-        for term in penalized.terms_of(layer):
+        added = penalized.terms_of(layer)
+        inside = Contents(layer) if added and layer is not model else contents
+        for term in added:
             if not layer.built:
-                yield AttachedPenalty(term.penalty, None, term.schedule)
+                yield AttachedPenalty(term.penalty, None, term.schedule), inside
                 continue
-            weights = [weight.variable for weight in term.selection.select(Contents(layer))]
-            yield AttachedPenalty(
+            weights = [weight.variable for weight in term.selection.select(inside)]
+            entry = AttachedPenalty(
                 term.penalty,
                 [paths[id(weight)] for weight in weights],
                 term.schedule,
                 weights,
                 _OnModel(model, layer, term),
             )
+            yield entry, inside
         for weight, regularizer in backend.regularized_weights(layer, contents.made_by(layer)):
             path = backend.weight_path(weight, names)
             on_layer = _OnLayer(model, regularizer, weight)
-            yield AttachedPenalty(regularizer, [path], None, [weight], on_layer)
+            yield AttachedPenalty(regularizer, [path], None, [weight], on_layer), contents

@@ -1,6 +1,6 @@
 """A term of a model's losses: a penalty on some of its weights, and its schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
@@ -38,6 +38,20 @@ class Term(NamedTuple):
     schedule: Schedule | None
     step: Step | None = None
     standstill: steps.StandstillCheck | None = None
+
+
+class OnWeights(NamedTuple):
+    """A penalty on a weight, or on several that it ties.
+
+    `multiplier` is what its schedule gives the strength now, and `value` its value with that. Both
+    are None if the step that the schedule counts is not known.
+    """
+
+    penalty: Any
+    variables: list[Variable]
+    layouts: list[Layout | None]
+    multiplier: float | None
+    value: float | None
 
 
 def check_fit(contents: Contents, term: Term) -> None:
@@ -124,10 +138,46 @@ def prox_of(holder: Model, term: Term, step_size: StepSize) -> list[tf.Tensor]:
     return term.penalty.prox_on(variables, layouts, step_size)
 
 
+def on_weights(contents: Contents, term: Term) -> Iterator[OnWeights]:
+    """The penalty of a `term` on each of its weights, or on those that it ties together."""
+    variables = _selected(contents, term)
+    multiplier = _multiplier_now(contents.model, term)
+    together = [variables] if isinstance(term.penalty, Joint) else [[each] for each in variables]
+    for tied in together:
+        layouts = _layouts(contents, tied)
+        value: float | None = 0.0
+        if any(id(variable) in contents.trainable for variable in tied):
+            value = product(multiplier, value_at(term.penalty, tied, layouts))
+        yield OnWeights(term.penalty, tied, layouts, multiplier, value)
+
+
+def value_at(
+    penalty: Any, variables: Sequence[Variable], layouts: Sequence[Layout | None]
+) -> tf.Tensor:
+    """The value of a penalty at the weight that it is on, or of a `Joint` at several."""
+    if isinstance(penalty, Joint):
+        return penalty.value_on(variables, layouts)
+    return penalty.value_on(variables[0], layouts[0])
+
+
+def product(multiplier: float | None, value: tf.Tensor) -> float | None:
+    return None if multiplier is None else multiplier * float(value)
+
+
+def _multiplier_now(holder: Model, term: Term) -> float | None:
+    if term.schedule is None:
+        return 1.0
+    try:
+        step = _step(holder, term)
+    except steps.UnknownStepError:
+        return None
+    return float(schedules.multiplier(term.schedule, step, tf.float64))
+
+
 def _step(holder: Model, term: Term) -> Step:
     """What the schedule of a `term` of the model `holder` counts."""
     if isinstance(term.step, _LostStep):
-        raise RuntimeError(
+        raise steps.UnknownStepError(
             f"The schedule of a penalty over the model {holder.name!r} counts a step that was "
             "given as `step` of tfreg.add_penalty, which no file or copy of the model keeps. "
             "Remove the penalties with tfreg.remove_penalties and add them anew with the step."

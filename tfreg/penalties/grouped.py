@@ -260,7 +260,7 @@ class Grouped(Penalty):
 
     def on_parts(self: P, cuts: Sequence[Cut]) -> P:
         """Like `on_part`: without the groups of which nothing is left."""
-        asked = self._groups_of([cut.name for cut in cuts])
+        asked = self.groups_on([cut.name for cut in cuts])
         lists: list[list[list[int]] | None] = []
         first: list[int] = []
         for each, cut in zip(asked, cuts):
@@ -350,7 +350,7 @@ class Grouped(Penalty):
 
         Raises a ValueError if they do not have the same number of groups.
         """
-        asked = self._groups_of(names)
+        asked = self.groups_on(names)
         for each, tensor, layout, name in zip(asked, tensors, layouts, names):
             each.check_fits(tensor.shape, layout, name)
         groups = [each.resolve(layout, name) for each, layout, name in zip(asked, layouts, names)]
@@ -377,7 +377,8 @@ class Grouped(Penalty):
         w, sets = next(pair for pair in zip(parts, groups) if isinstance(pair[1], Sets))
         return sets.listed(weights_of(w, sets, self._weighting(parts, groups)), w)
 
-    def _groups_of(self, names: list[str]) -> list[Groups]:
+    def groups_on(self, names: list[str]) -> list[Groups]:
+        """What groups each of the weights has, called `names` in messages."""
         if not self._is_per_weight:
             return self._groups * len(names)
         if len(self._groups) != len(names):

@@ -125,6 +125,12 @@ class Bound(NamedTuple):
             size = tf.where(step < tf.cast(end, step.dtype), size, tf.zeros_like(size))
         return size
 
+    def multiplier(self, step: tf.Tensor) -> float:
+        """What the schedule gives the strength at an optimizer's `step`."""
+        if self.schedule is None:
+            return 1.0
+        return float(schedules.multiplier(self.schedule, lambda: step, tf.float64))
+
     def shrink(
         self, variables: Sequence[tf.Variable], size: tf.Tensor, metric: tf.Tensor | None = None
     ) -> None:

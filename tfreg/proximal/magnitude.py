@@ -12,7 +12,7 @@ from tfreg.checks import check_config
 from tfreg.compute.magnitudes import largest, largest_of_runs
 from tfreg.layout import Layout
 from tfreg.proximal.bound import Trained
-from tfreg.proximal.target import Budget
+from tfreg.proximal.target import Budget, Count
 
 
 class ByMagnitude:
@@ -107,6 +107,18 @@ class ByMagnitude:
         is_early = tf.cast(step, tf.int64) <= self.budget.begin_step
         return [tf.not_equal(tf.convert_to_tensor(weight), 0) | is_early for weight in weights]
 
+    def counts(self, state: Sequence[Any], weights: Sequence[Any]) -> list[Count]:
+        """What there is now of what is bounded."""
+        arrays = [backend.array_of(weight) for weight in weights]
+        if self.budget.pattern is None:
+            left = sum(int(np.count_nonzero(array)) for array in arrays)
+            return [Count("elements", self._at_first, self._target, left)]
+        fullest = max(
+            _fullest_run(array.reshape(view) != 0, self._at_first)
+            for array, view in zip(arrays, self._views)
+        )
+        return [Count("pattern", self._at_first, self._target, fullest)]
+
     def get_config(self) -> dict[str, Any]:
         return {
             "budget": backend.serialize(self.budget),
@@ -118,6 +130,12 @@ class ByMagnitude:
         config = check_config("a tfreg.Budget by magnitude", config, ("budget", "weights"))
         weights = list(map(Trained.from_config, config["weights"]))
         return cls(backend.deserialize(config["budget"]), weights)
+
+
+def _fullest_run(is_nonzero: np.ndarray, length: int) -> int:
+    """The most that is nonzero in a run along the middle axis."""
+    starts = np.arange(0, is_nonzero.shape[1], length)
+    return int(np.add.reduceat(is_nonzero.astype(np.int64), starts, axis=1).max(initial=0))
 
 
 def _along_inputs(weight: Trained) -> tuple[int, int, int]:

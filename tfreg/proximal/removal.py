@@ -10,7 +10,7 @@ from tfreg import backend
 from tfreg.checks import check_config, is_int
 from tfreg.compute.numerics import accumulation_dtype
 from tfreg.proximal.bound import Trained
-from tfreg.proximal.target import Budget
+from tfreg.proximal.target import Budget, Count
 from tfreg.proximal.widths import CountedWeight, Widths
 from tfreg.slices import Slices
 
@@ -286,6 +286,24 @@ class Removal:
                 mask &= tf.reshape(tf.gather(is_left, table), shape)
             masks.append(mask)
         return masks
+
+    def counts(self, state: Sequence[Any], weights: Sequence[Any]) -> list[Count]:
+        """What there is now of what is bounded; without a `state` all that there was at first."""
+        is_left = np.ones(self._count, bool)
+        if state:
+            is_left = np.asarray(backend.array_of(state[1])) == 0.0
+        left = np.bincount(self._coupling_of, is_left, len(self._sizes)).astype(np.int64)
+        with tf.init_scope(), tf.device("CPU"):
+            costs = self._widths.costs(left)
+        return [
+            Count(name, total, target, int(costs[name]))
+            for name, (total, target) in self._targets.items()
+        ]
+
+    @property
+    def entries(self) -> list[list[tuple[int, Slices]]]:
+        """Of each coupling, pairs of the number of a weight and the entries' slices of it."""
+        return [[(each.weight, each.slices) for each in owned] for owned in self._couplings]
 
     def get_config(self) -> dict[str, Any]:
         return {

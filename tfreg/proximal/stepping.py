@@ -13,6 +13,7 @@ from tfreg.inventory import Model, Variable
 from tfreg.model.carried import Cuts
 from tfreg.model.contents import Contents
 from tfreg.model.terms import Term
+from tfreg.penalties import Joint, Penalty
 from tfreg.proximal import bound
 from tfreg.proximal.bound import Bound
 from tfreg.proximal.budgets import BoundBudget, Request, bind_budget
@@ -395,6 +396,32 @@ class ProximalSteps:
         tensors = [tf.convert_to_tensor(backend.native(self.weight_at(i))) for i in places]
         return {i: tf.not_equal(tensor, 0) for i, tensor in zip(places, tensors)}
 
+    def has_weights_in(self, model: Model) -> bool:
+        """Whether the weights are known that the penalties are on, those of `model`."""
+        return self._pending is None or model.built
+
+    def variables_in(self, model: Model) -> list[Variable]:
+        """What the optimizer trains, or will train, in `model`."""
+        return list(model.trainable_variables) if self.variables is None else self.variables
+
+    def strength_of(self, number: int) -> float:
+        """By what the steps of that penalty are multiplied, where a strength is driven."""
+        if not self.is_driven:
+            return 1.0
+        if not self._drive:  # it is 0 at first
+            return 0.0 if self.terms[number].makes_zeros() else 1.0
+        return float(tf.convert_to_tensor(self.strength)) if self._makes_zeros[number] else 1.0
+
+    @property
+    def penalties(self) -> list[Penalty | Joint]:
+        """Those of the `terms`, whose weights need not be known."""
+        return [term.penalty for term in (self._pending[1] if self._pending else self._terms)]
+
+    @property
+    def states(self) -> list[list[Variable]]:
+        """The variables of each budget; none before they are made."""
+        return self._states or [[] for _ in self.budgets]
+
     def carried(
         self, model: Model, new_model: Model, twins: Mapping[int, Variable], cuts: Cuts
     ) -> "ProximalSteps | None":
@@ -406,7 +433,7 @@ class ProximalSteps:
         optimizer = backend.innermost(new_model.optimizer)
         trained = backend.trained_variables(optimizer, list(new_model.variables))
         new = list(new_model.trainable_variables) if trained is None else trained
-        old = list(model.trainable_variables) if self.variables is None else self.variables
+        old = self.variables_in(model)
         terms = bound.carried(self.terms, old, new_model, new, twins, cuts)
         self._warn_of_budgets_left_behind(int(steps.current(backend.innermost(model.optimizer))))
         self._warn_of_patterns_moved(old, cuts)

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import tensorflow as tf
 
@@ -14,6 +14,18 @@ from tfreg.read_only import ReadOnly
 # What a budget over couplings may bound.
 RESOURCES = ("multiply_adds", "parameters", "groups")
 SCORES = ("taylor", "norm")
+
+
+class Count(NamedTuple):
+    """What there is of a resource: at first in all, by the `target` at the end, and what is left.
+
+    Of a pattern it is that of one run, the fullest.
+    """
+
+    resource: str
+    total: int
+    target: int
+    left: int
 
 
 @backend.register

@@ -1,11 +1,12 @@
 """Compact: a smaller model with equal outputs."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfreg import backend
+from tfreg.backend import rebuilding
 from tfreg.checks import check_bool
 from tfreg.inventory import Layer, Model, Variable
 from tfreg.model.carried import carry_penalties
@@ -16,7 +17,7 @@ from tfreg.structure.kernels import array
 from tfreg.structure.liveness import Outcome, decide
 from tfreg.structure.regularizers import carried_regularizers
 from tfreg.structure.rules import Rules
-from tfreg.structure.tracing import Shape, Value
+from tfreg.structure.tracing import Shape, Trace, Value
 
 _logger = logging.getLogger(__name__)
 
@@ -76,13 +77,70 @@ def compact(
             model.name,
             "; ".join(reasons),
         )
+    large = model
     while True:
         small = _without(outcome, model, followed, optimizer, penalties)
         # What is left may be freer: of a grouped convolution one group, whose filters are single.
         outcome = decide(traced(small, rules)[0], fold)
         if not _cuts(outcome):
-            return small
+            break
         model = followed = small
+    if own_class(small).train_step is not own_class(large).train_step:
+        _logger.warning(
+            "tfreg.compact: the smaller model is a %s without the train_step of %s.",
+            own_class(small).__name__,
+            own_class(large).__name__,
+        )
+    return small
+
+
+class Left(NamedTuple):
+    """What `compact` would leave of a model.
+
+    Attributes:
+        model: the smaller model, without optimizer and penalties; the model itself if nothing goes.
+        trace: its trace.
+        kept: for each weight of which something goes, by its id, what stays along each of its axes;
+            None for all.
+    """
+
+    model: Model
+    trace: Trace
+    kept: dict[int, tuple[np.ndarray | None, ...]]
+
+
+def what_is_left(model: Model, followed: Model, trace: Trace, rules: Rules | None) -> Left:
+    """What `compact` would leave of a model, of which this is the `trace`."""
+    # By the id of the weight's twin in the model that is cut next: the weight's id, and its cuts.
+    twins: dict[int, tuple[int, tuple[np.ndarray | None, ...]]] = {
+        key: (key, (None,) * len(variable.shape)) for key, variable in trace.variables.items()
+    }
+    while True:
+        outcome = decide(trace, fold=True)
+        cuts = _cuts(outcome)
+        if not cuts:
+            return Left(model, trace, dict(twins.values()))
+        with rebuilding.as_if_nothing_was_drawn():  # for the weights before they are set
+            small = _without(outcome, model, followed, optimizer=False, penalties=False)
+        twins = {
+            id(new): (twins[id(old)][0], _both(twins[id(old)][1], cuts.get(id(old))))
+            for old, new in transfer.variable_pairs(followed, small, outcome.new_biases)
+            if id(old) in twins
+        }
+        trace, _ = traced(small, rules)
+        model = followed = small
+
+
+def _both(
+    kept: tuple[np.ndarray | None, ...], then: tuple[np.ndarray | None, ...] | None
+) -> tuple[np.ndarray | None, ...]:
+    """What stays along each axis after two cuts."""
+    if then is None:
+        return kept
+    return tuple(
+        first if second is None else second if first is None else first[second]
+        for first, second in zip(kept, then)
+    )
 
 
 def _without(
@@ -110,12 +168,6 @@ def _without(
         proximal_steps = backend.proximal_steps_of(getattr(model, "optimizer", None))
         if penalties and proximal_steps is not None and small.optimizer is not None:
             backend.innermost(model.optimizer).tfreg_carry(model, small, twins, cuts)
-    if own_class(small).train_step is not own_class(model).train_step:
-        _logger.warning(
-            "tfreg.compact: the smaller model is a %s without the train_step of %s.",
-            own_class(small).__name__,
-            own_class(model).__name__,
-        )
     return small
 
 

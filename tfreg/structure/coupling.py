@@ -78,12 +78,10 @@ class Coupling:
         """
         squares = np.zeros(self.size)
         for member in self.members:
-            array = np.asarray(backend.array_of(member.variable), np.float64)
-            for axis, indices, array in _disjoint_slices(array, member):
-                of_axis = np.square(array).sum(
-                    axis=tuple(i for i in range(array.ndim) if i != axis)
-                )
-                squares += of_axis[indices].sum(axis=1)
+            array = np.asarray(backend.array_of(member.variable))
+            for axis, indices, part in disjoint_slices(array, member.slices):
+                others = tuple(i for i in range(part.ndim) if i != axis)
+                squares += sums_of_squares(part, others)[indices].sum(axis=1)
         return np.sqrt(squares)
 
     def zero(self, entries: Sequence[int] | np.ndarray) -> None:
@@ -123,16 +121,37 @@ class Coupling:
         return array
 
 
-def _disjoint_slices(
-    array: np.ndarray, member: Member
+# How many elements are converted at a time.
+_BLOCK = 2**20
+
+
+def sums_of_squares(array: np.ndarray, axes: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """The sums, over `axes`, of the squares of an array over a `scale`, in float64.
+
+    No float64 array of all elements is made.
+    """
+    count = max(1, _BLOCK * len(array) // max(array.size, 1))
+    sums = []
+    for start in range(0, len(array), count):
+        block = array[start : start + count].astype(np.float64)
+        if scale != 1.0:
+            block /= scale
+        sums.append(np.square(block, out=block).sum(axis=axes))
+    if not sums:
+        return np.square(array.astype(np.float64)).sum(axis=axes)
+    return sum(sums[1:], sums[0]) if 0 in axes else np.concatenate(sums)
+
+
+def disjoint_slices(
+    array: np.ndarray, slices: Sequence[tuple[int, np.ndarray]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """The slices of a member, with the array of which they are taken.
+    """The `slices` of a weight, with the array of which they are taken.
 
     Where an entry has slices along two axes, what they share counts with the first alone.
     """
-    for place, (axis, indices) in enumerate(member.slices):
+    for place, (axis, indices) in enumerate(slices):
         remaining = array
-        for other, others in member.slices[:place]:
+        for other, others in slices[:place]:
             owners = np.full((2, max(array.shape)), -1)
             owners[0, others] = np.arange(len(others))[:, None]
             owners[1, indices] = np.arange(len(indices))[:, None]
@@ -141,7 +160,7 @@ def _disjoint_slices(
                 for i, a in enumerate((other, axis))
             ]
             is_shared = (along[0] == along[1]) & (along[0] >= 0)
-            remaining = np.where(is_shared, 0.0, remaining)
+            remaining = np.where(is_shared, np.zeros([], remaining.dtype), remaining)
         yield axis, indices, remaining
 
 

@@ -99,6 +99,17 @@ def multi_worker_proximal(api_name, epochs, build="with_proximal_steps"):
     return {"kernels": kernels(model)}
 
 
+def multi_worker_board(api_name, folder):
+    api = APIS[api_name]
+    with tf.distribute.MultiWorkerMirroredStrategy().scope():
+        # Reading moving statistics takes all workers.
+        model = api.Sequential([cases.sequential(api), api.layers.BatchNormalization()])
+        tfreg.add_penalty(model, tfreg.GroupLasso(0.1))
+        model.compile("sgd", "mse")
+    metrics, board = tfreg.callbacks.PenaltyMetrics(), tfreg.callbacks.TensorBoard(folder)
+    return model.fit(dataset(), epochs=2, verbose=0, callbacks=[metrics, board]).history
+
+
 def with_proximal_steps(api):
     model = cases.sequential(api)
     optimizer = tfreg.Proximal(

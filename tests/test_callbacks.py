@@ -4,14 +4,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import KERAS_3_FIRST
+import tf_keras
+from marks import KERAS_3_FIRST, in_turn, slow
+from model_cases import mirrored
 
 import tfreg
 
 X = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(12, 3)).astype("float32")
 VALIDATION = (X[:4] + 0.5, Y[:4])
-FIGURES = {"penalty", "val_loss_without_penalty"}
+FIGURES = {"penalty", "loss_without_penalty", "zero_groups", "val_loss_without_penalty"}
+PenaltyMetrics = tfreg.callbacks.PenaltyMetrics
 
 
 def penalized(api):
@@ -20,6 +23,7 @@ def penalized(api):
     dense = api.layers.Dense
     layers = [
         dense(5, kernel_regularizer=tfreg.GroupLasso(0.1), bias_regularizer=api.regularizers.L2(3)),
+        api.layers.Dropout(0.1),
         dense(4, activation="tanh", kernel_regularizer=api.regularizers.L1(0.2)),
         dense(3),
     ]
@@ -29,14 +33,48 @@ def penalized(api):
     return tfreg.add_penalty(model, tfreg.TotalVariation(0.01), schedule=ramp)
 
 
-def fitted(api, callbacks, epochs, strategy=None):
-    with (strategy or tf.distribute.get_strategy()).scope():
-        model = penalized(api)
-        model.compile(api.optimizers.Adam(0.05), "mse")
-    history = model.fit(
-        X, Y, 6, epochs, verbose=0, validation_data=VALIDATION, callbacks=callbacks, shuffle=False
-    )
-    return model, history.history
+def one_layer(api):
+    api.utils.set_random_seed(0)
+    layer = api.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.5, axis="input"))
+    return api.Sequential([api.Input((6,)), layer])
+
+
+def compiled(api, build=one_layer, rate=0.05, **arguments):
+    """A model whose metric is the loss without the penalty."""
+    model = build(api)
+    model.compile(api.optimizers.Adam(rate), "mse", metrics=["mse"], **arguments)
+    return model
+
+
+def fitted(model, callbacks=(), epochs=2, batch=6, **arguments):
+    """The history of training."""
+    arguments = {"validation_data": VALIDATION, "verbose": 0, **arguments}
+    return model.fit(X, Y, batch, epochs, callbacks=list(callbacks), **arguments).history
+
+
+def assert_is_what_the_metric_says(history, rtol=1e-5):
+    np.testing.assert_allclose(history["loss_without_penalty"], history["mse"], rtol=rtol)
+    # Elsewhere than at the end of the epoch the penalty is another.
+    differs = np.array(history["loss"]) - history["penalty"] - history["mse"]
+    assert np.all(np.abs(differs) > 10 * rtol * np.array(history["mse"]))
+
+
+def state(model):
+    """The weights and what the optimizer and the layers keep."""
+    variables = model.optimizer.variables
+    variables = variables() if callable(variables) else variables
+    own = getattr(model, "variables", [])
+    return [tf.convert_to_tensor(variable).numpy() for variable in (*own, *variables)]
+
+
+def counted(step, traces, model):
+    """The train `step` of a model, which notes each time that it is traced."""
+
+    def counting(data):
+        traces.append(model)
+        return step(data)
+
+    return counting
 
 
 @KERAS_3_FIRST
@@ -44,37 +82,160 @@ def test_penalty_metrics_reach_every_log_and_change_nothing_else(api, tmp_path):
     log = tmp_path / "log.csv"
     # No epoch improves by so much: training ends after the second.
     stop = api.callbacks.EarlyStopping("val_loss_without_penalty", min_delta=1e9, mode="min")
-    metrics = tfreg.callbacks.PenaltyMetrics()
-    model, history = fitted(api, [metrics, api.callbacks.CSVLogger(log), stop], epochs=9)
-    plain, expected = fitted(api, [], epochs=2)
+    name = str(tmp_path / "{epoch}-{loss_without_penalty:.4f}.weights.h5")
+    save = api.callbacks.ModelCheckpoint(name, save_weights_only=True)
+    callbacks = [PenaltyMetrics(), api.callbacks.CSVLogger(log), stop, save]
+    model, plain, traces = compiled(api, penalized), compiled(api, penalized), []
+    for each in (model, plain):
+        each.train_step = counted(each.train_step, traces, each)
+    # Shuffled and with dropout: random numbers are the same too.
+    history, expected = fitted(model, callbacks, epochs=9), fitted(plain, epochs=2)
 
     header, *rows = log.read_text().splitlines()
     assert FIGURES <= set(header.split(",")) and len(rows) == 2
     assert history.keys() - expected.keys() == FIGURES
+    assert traces.count(model) == traces.count(plain) > 0
     for name in expected:
         assert history[name] == expected[name]
-    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+    for ours, theirs in zip(state(model), state(plain), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    for epoch, loss in enumerate(history["loss_without_penalty"], start=1):
+        assert (tmp_path / f"{epoch}-{loss:.4f}.weights.h5").exists()
 
     np.testing.assert_allclose(history["penalty"][-1], sum(map(float, model.losses)), rtol=1e-6)
     error = np.mean((model.predict(VALIDATION[0], verbose=0) - VALIDATION[1]) ** 2)
     np.testing.assert_allclose(history["val_loss_without_penalty"][-1], error, rtol=1e-5)
+    assert_is_what_the_metric_says(history)
+
+
+WAYS = [
+    {"steps_per_execution": 3},
+    {"jit_compile": True},
+    slow({"run_eagerly": True}),
+    slow({"jit_compile": True, "steps_per_execution": 5}),
+    slow({}),
+]
+
+
+@in_turn(api=["keras", "tf_keras"], how=WAYS)
+def test_the_figures_of_every_way_to_train(api, how):
+    model = compiled(api, rate=0.01, **how)
+    history = fitted(model, [PenaltyMetrics()], batch=1)
+    np.testing.assert_allclose(history["penalty"][-1], sum(map(float, model.losses)), rtol=1e-6)
+    # Between the ends of an execution it takes a straight line.
+    assert_is_what_the_metric_says(history, 1e-3)
 
 
 @pytest.mark.slow
 def test_penalty_metrics_of_a_mirrored_model_count_each_penalty_once(api):
-    metrics = [tfreg.callbacks.PenaltyMetrics()]
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    _, history = fitted(api, metrics, epochs=1, strategy=mirrored)
-    _, expected = fitted(api, metrics, epochs=1)
-    assert history.keys() == expected.keys()
-    for name in FIGURES:
-        np.testing.assert_allclose(history[name], expected[name], rtol=1e-5)
+    one = compiled(api, jit_compile=False)
+    with mirrored(2).scope():
+        two = compiled(api, jit_compile=False)
+    one, two = (fitted(model, [PenaltyMetrics()]) for model in (one, two))
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(two["penalty"], one["penalty"], rtol=1e-6)
+    # Keras 3.8 tells the losses of one replica.
+    for name in ("loss", "val_loss"):
+        subtracted = [np.subtract(log[name], log[f"{name}_without_penalty"]) for log in (two, one)]
+        np.testing.assert_allclose(*subtracted, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_epochs_of_a_length_that_nobody_knows(api):
+    def batches():
+        yield from zip(np.split(X, 2), np.split(Y, 2))
+
+    shapes = tf.TensorSpec((None, 6)), tf.TensorSpec((None, 3))
+    data = tf.data.Dataset.from_generator(batches, output_signature=shapes)
+    model = compiled(api)
+    history = model.fit(data, epochs=3, verbose=0, callbacks=[PenaltyMetrics()]).history
+    assert_is_what_the_metric_says(history)
+
+
+@KERAS_3_FIRST
+def test_training_that_stops_in_an_epoch_and_goes_on(api):
+    model = compiled(api)
+
+    def stop(batch, logs):
+        model.stop_training = batch == 1
+
+    metrics = PenaltyMetrics()
+    callbacks = [metrics, api.callbacks.LambdaCallback(on_train_batch_end=stop)]
+    assert_is_what_the_metric_says(fitted(model, callbacks, batch=2))
+    model.train_on_batch(X, Y)
+    model.evaluate(*VALIDATION, verbose=0, callbacks=[metrics])
+    history = fitted(model, [metrics], initial_epoch=1, epochs=3)
+    assert len(history["penalty"]) == 2
+    assert_is_what_the_metric_says(history)
+
+
+@pytest.mark.slow
+def test_a_model_that_is_built_in_its_first_step(api):
+    def build(api):
+        return api.Sequential([api.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.5))])
+
+    history = fitted(compiled(api, build, rate=1e-4), [PenaltyMetrics()])
+    # In tf_keras what it was before that step is not known.
+    np.testing.assert_allclose(history["loss_without_penalty"], history["mse"], rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_layers_that_are_frozen_during_training_count_no_more(api):
+    model = compiled(api, penalized)
+
+    def freeze(epoch, logs):
+        model.layers[0].trainable = epoch == 0
+
+    callbacks = [PenaltyMetrics(), api.callbacks.LambdaCallback(on_epoch_begin=freeze)]
+    history = fitted(model, callbacks)
+    np.testing.assert_allclose(history["penalty"][-1], sum(map(float, model.losses)), rtol=1e-6)
+
+
+def test_no_step_of_tf_keras_waits_for_the_logs_of_the_last_one():
+    class Metrics(PenaltyMetrics):
+        kinds: set = set()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.kinds.update(map(type, logs.values()))
+            super().on_train_batch_end(batch, logs)
+
+    fitted(compiled(tf_keras), [Metrics()])
+    assert all(issubclass(kind, tf.Tensor) for kind in Metrics.kinds)
+
+
+@KERAS_3_FIRST
+def test_the_share_of_groups_that_are_zero(api):
+    model = compiled(api)
+    kernel = model.layers[0].kernel
+    kernel.assign(kernel * np.array([1, 0, 1, 0, 0, 1], "float32")[:, None])
+    model.compile(api.optimizers.SGD(0.0), "mse")
+    history = fitted(model, [PenaltyMetrics()], epochs=1)
+    assert history["zero_groups"] == [3 / 6]
+
+
+@KERAS_3_FIRST
+def test_a_model_without_penalties(api):
+    model = api.Sequential([api.Input((6,)), api.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    history = fitted(model, [PenaltyMetrics()])
+    assert "zero_groups" not in history and history["penalty"] == [0.0, 0.0]
+    assert history["loss_without_penalty"] == history["loss"]
+
+
+@KERAS_3_FIRST
+def test_penalties_of_proximal_steps_are_in_no_loss(api):
+    model = api.Sequential([api.Input((6,)), api.layers.Dense(3)])
+    strong = tfreg.GroupLasso(1e3, axis="input")
+    optimizer = tfreg.Proximal(api.optimizers.SGD(0.1), model, [(model.layers, strong)])
+    model.compile(optimizer, "mse")
+    history = fitted(model, [PenaltyMetrics()])
+    assert history["penalty"] == [0.0, 0.0] and history["zero_groups"] == [1.0, 1.0]
+    assert history["loss_without_penalty"] == history["loss"]
 
 
 def test_penalty_metrics_without_a_loss(api):
     logs: dict = {}
-    metrics = tfreg.callbacks.PenaltyMetrics()
+    metrics = PenaltyMetrics()
     metrics.set_model(api.Sequential([api.Input((2,)), api.layers.Dense(1)]))
     metrics.on_epoch_end(0, None)
     metrics.on_epoch_end(0, logs)
@@ -86,7 +247,7 @@ def test_penalty_metrics_take_the_weights_that_were_validated():
     layer = keras.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.5))
     model = keras.Sequential([keras.Input((6,)), layer])
     model.compile(average, "mse", metrics=["mse"])
-    callbacks = [tfreg.callbacks.PenaltyMetrics(), keras.callbacks.SwapEMAWeights()]
+    callbacks = [PenaltyMetrics(), keras.callbacks.SwapEMAWeights()]
     log = model.fit(X, Y, 2, verbose=0, validation_data=VALIDATION, callbacks=callbacks).history
     np.testing.assert_allclose(log["val_loss_without_penalty"], log["val_mse"], rtol=1e-5)
     assert abs(log["val_loss"][0] - log["penalty"][0] - log["val_mse"][0]) > 1e-3
@@ -105,14 +266,14 @@ def test_a_model_that_is_not_built_counts_for_nothing(api):
 
     model = Unused()
     model(X)
-    metrics, logs = tfreg.callbacks.PenaltyMetrics(), {}
+    metrics, logs = PenaltyMetrics(), {}
     metrics.set_model(model)
     metrics.on_epoch_end(0, logs)
     np.testing.assert_allclose(logs["penalty"], sum(map(float, model.losses)), rtol=1e-6)
 
 
 def test_a_metric_of_the_name_is_an_error(api):
-    metrics = tfreg.callbacks.PenaltyMetrics()
+    metrics = PenaltyMetrics()
     metrics.set_model(api.Sequential([api.Input((2,)), api.layers.Dense(1)]))
     with pytest.raises(ValueError, match="'penalty' to the logs.*another"):
         metrics.on_epoch_end(0, {"penalty": 1.0})

@@ -2,5 +2,6 @@
 
 from tfreg.reporting.callbacks import PenaltyMetrics
 from tfreg.reporting.target_sparsity import TargetSparsity
+from tfreg.reporting.tensorboard import TensorBoard
 
-__all__ = ["PenaltyMetrics", "TargetSparsity"]
+__all__ = ["PenaltyMetrics", "TargetSparsity", "TensorBoard"]

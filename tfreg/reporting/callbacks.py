@@ -1,25 +1,43 @@
 """Callbacks that show what the penalties of a model do."""
 
+import functools
 from typing import Any
+
+import tensorflow as tf
 
 from tfreg import backend
 from tfreg.model.attached import total_value
+from tfreg.reporting.course import Course
 from tfreg.reporting.logs import add_to_logs
+from tfreg.reporting.zeros import zero_groups
 
 
 class PenaltyMetrics(backend.Callback):
-    """Adds the penalties on a model's weights to the logs of each epoch.
+    """Adds what the penalties on a model's weights do to the logs of each epoch.
 
     `penalty = sum_k penalty_k(w)` at the end of the epoch
 
-    With validation data, `val_loss_without_penalty` is the validation loss minus the penalties at
-    the weights that were validated. `History`, the progress line and `CSVLogger` show both figures.
-    List it before callbacks that read them, such as
+    The logs get
+
+    - `penalty`;
+    - `loss_without_penalty`: the loss of the epoch minus its penalty. The loss that `fit` tells is
+      the mean of the losses before each step. So what is subtracted is the mean of the penalty
+      there: of straight lines through its values before the first steps, before some later ones,
+      the further apart the more steps were taken, and at the end. All steps count alike, so a
+      smaller last batch shifts it a little;
+    - `zero_groups`: the share of the groups of all penalties that is exactly 0, or of elements if
+      no penalty has groups; left out if there is no penalty of tfreg;
+    - `val_loss_without_penalty`, with validation data: the validation loss minus the penalty at
+      the weights that were validated.
+
+    `History`, the progress line, `CSVLogger` and loggers of experiments show them. List it before
+    callbacks that read them, such as
     `EarlyStopping(monitor="val_loss_without_penalty", mode="min")`, and before those that swap
     weights for validation.
 
     Penalties from layers' arguments and from `tfreg.add_penalty` count, and so do Keras's own
-    regularizers of weights. Activity regularizers do not.
+    regularizers of weights. Activity regularizers do not. Those of `tfreg.Proximal` count for
+    `zero_groups` only, as they are not in the loss.
 
     Raises:
         ValueError: at the end of an epoch, if the model has a metric named as one of the figures.
@@ -32,21 +50,60 @@ class PenaltyMetrics(backend.Callback):
     >>> metrics = tfreg.callbacks.PenaltyMetrics()
     >>> history = model.fit(tf.ones([4, 2]), tf.ones([4, 1]), callbacks=[metrics], verbose=0)
     >>> sorted(history.history)
-    ['loss', 'penalty']
+    ['loss', 'loss_without_penalty', 'penalty', 'zero_groups']
     """
 
     def __init__(self) -> None:
         super().__init__()
+        # tf_keras would otherwise wait for the logs of each batch.
+        self._supports_tf_logs = True
         self._penalty_of_validation = 0.0
+        self._course = Course()
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._weights: list[Any] | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._course = Course()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # tf_keras may build it in the first step.
+        self._course.begin(batch, self._penalty if self.model.built else None)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._course.end(batch)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._penalty_of_validation = float(total_value(self.model))
+        self._penalty_of_validation = float(self._penalty())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
-        figures = {"penalty": float(total_value(self.model))}
+        figures = {"penalty": float(self._penalty())}
+        steps = self._steps()
+        if "loss" in logs and steps:
+            mean = self._course.mean(steps, figures["penalty"])
+            figures["loss_without_penalty"] = float(logs["loss"]) - mean
+        zeros = zero_groups(self.model)
+        if zeros is not None and zeros[1]:
+            figures["zero_groups"] = zeros[0] / zeros[1]
         if "val_loss" in logs:
             without = float(logs["val_loss"]) - self._penalty_of_validation
             figures["val_loss_without_penalty"] = without
         add_to_logs(logs, figures, self)
+
+    def _penalty(self) -> tf.Tensor:
+        weights = backend.trainable_weights(self.model)
+        if self._weights is None or list(map(id, weights)) != list(map(id, self._weights)):
+            value = functools.partial(total_value, self.model)
+            self._weights, self._value = weights, tf.function(value, autograph=False)
+        return self._value()
+
+    def _steps(self) -> int:
+        """How many steps the epoch had."""
+        # Keras 3.8 tells the first step of an execution at its end, others tell its last.
+        at_once = self.model.steps_per_execution
+        at_once = 1 if at_once is None else int(tf.convert_to_tensor(at_once))
+        planned = (self.params or {}).get("steps")
+        return self._course.steps(at_once, planned)

@@ -64,6 +64,10 @@ def test_demo(keras_name, tmp_path):
             assert 0 < float(with_penalty) < float(without)
         ends[net.name] = end
 
+    assert max(map(len, lines[:-1])) <= 100  # the last has a path
+    titles = [line for line in lines if line.endswith(":")]
+    assert len(titles) == 5 and all(lines[lines.index(title) - 1] == "" for title in titles)
+
     rows = rows_of_the_smaller_net(lines)
     for name in smaller.NAMES:
         _, accuracy, parameters, multiply_adds, size, seconds, difference = rows[name]
@@ -87,17 +91,20 @@ def test_demo(keras_name, tmp_path):
         assert verdict == "equal"
 
     models = {f"{name}.keras" for name in names}
-    assert {file.name for file in out.iterdir()} == models | {"total_variation.png"}
+    pictures = {f"{name}.png" for name in ("norms", "history", "filters", "total_variation")}
+    assert {file.name for file in out.iterdir()} == models | pictures
     load_model = importlib.import_module(keras_name).models.load_model
     model = load_model(out / "conv-GroupLasso.keras")
     assert f"{float(sum(model.losses)):.3g}" == ends["conv-GroupLasso"]
     small = load_model(out / f"{smaller.CUT}.keras")
     assert f"{small.count_params():,}" == rows[smaller.CUT][2]
 
-    picture = (out / "total_variation.png").read_bytes()
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    width, height = np.frombuffer(picture[16:24], ">u4")
-    assert min(width, height) > 500 and len(picture) > 20_000
+    for picture in pictures:
+        content = (out / picture).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = np.frombuffer(content[16:24], ">u4")
+        assert min(width, height) > 400 and len(content) > 20_000
+        assert picture in lines[-1]
     assert str(out) in lines[-1]
 
 
@@ -170,7 +177,7 @@ def digits():
 @pytest.mark.slow
 def test_the_smaller_net_is_nearly_as_good(api, digits):
     shows = dict.fromkeys(smaller.NAMES, no_progress)
-    models = smaller.train(api, digits, epochs=8, seed=0, shows=shows)
+    models, history = smaller.train(api, digits, epochs=8, seed=0, shows=shows)
     _, inputs, _, labels = digits
     dense, with_zeros, cut = [
         np.mean(reload.outcome_of(model, inputs, labels).predictions.argmax(axis=-1) == labels)
@@ -194,7 +201,7 @@ def reported(api, biases, directory, monkeypatch):
     for file in files.values():
         file.write_bytes(bytes(1234))
     images = np.ones((4, 2), "float32")
-    smaller.report(models, files, images, (images, np.array([0, 0, 0, 1])))
+    smaller.compare(models, files, images, (images, np.array([0, 0, 0, 1])))
 
 
 def test_report_of_the_smaller_net(api, tmp_path, monkeypatch, capsys):
@@ -219,7 +226,8 @@ OUTCOME = reload.Outcome(0.25, np.array([[0.25, 0.75], [0.5, 0.5]]))
 
 def test_equal_outcomes_are_reported(capsys):
     reload.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME] * 2)
-    _, _, *rows = capsys.readouterr().out.splitlines()
+    _, title, _, *rows = capsys.readouterr().out.splitlines()
+    assert "fresh process" in title
     assert [row.split() for row in rows] == [
         [name, "0.250000", "0.250000", "0.0e+00", "equal"] for name in ("a.keras", "b.keras")
     ]
@@ -240,7 +248,7 @@ def test_different_outcome_is_an_error(changes, capsys):
     with pytest.raises(SystemExit, match="as when saved: b.keras$") as exit:
         reload.report_reload(["a.keras", "b.keras"], [OUTCOME] * 2, [OUTCOME, different])
     assert isinstance(exit.value.code, str)  # which Python prints, to exit with 1
-    _, _, a, b = capsys.readouterr().out.splitlines()
+    _, _, _, a, b = capsys.readouterr().out.splitlines()
     assert a.endswith(" equal") and b.endswith(" DIFFERENT")
 
 

@@ -79,7 +79,7 @@ def _share_near_zero(penalty, weights):
 # What the penalties are to achieve: functions of a penalty and its weights that return a text.
 MEASURES = {
     "total variation": _total_variation,
-    f"outside box by > {BOX_MARGIN}": _share_outside,
+    "outside the box": _share_outside,
     "norms of groups": _norms,
     f"within {NEAR_ZERO} of 0": _share_near_zero,
 }
@@ -161,7 +161,7 @@ def _train(net, keras, data, epochs, seed, show):
 
 def _report_training(results):
     plain = {result.net.build: result for result in results if not result.net.penalty}
-    rows = [["net", "test accuracy", "penalty start", "end", "measure", "with penalty", "without"]]
+    rows = [["net", "accuracy", "start", "end", "measure", "with it", "without it"]]
     for result in results:
         net, cells = result.net, ["-"] * 5
         if net.penalty:
@@ -169,7 +169,10 @@ def _report_training(results):
             cells = [f"{value:.3g}" for value in (result.penalty_start, result.penalty_end)]
             cells += [net.measure, measure(result.weights), measure(plain[net.build].weights)]
         rows.append([net.name, f"{result.accuracy:.1%}", *cells])
-    print_table("<>>><>>", rows)
+    title = (
+        "Penalties at the start and the end; and what each is for, measured with and without it:"
+    )
+    print_table("<>>><>>", rows, title)
 
 
 def _mosaic(kernel):
@@ -218,7 +221,7 @@ def run(epochs, out, keras_name, seed):
     for net in nets():
         models[net.name], trained = _train(net, keras, data, epochs, seed, shows[net.name])
         results.append(trained)
-    wide = smaller.train(keras, data, epochs, seed, shows)
+    wide, history = smaller.train(keras, data, epochs, seed, shows)
     models.update(wide)
     files = {name: out / f"{name}.keras" for name in models}
     for name, model in models.items():
@@ -226,14 +229,17 @@ def run(epochs, out, keras_name, seed):
     _report_training(results)
     _, test_inputs, _, test_labels = data
     test_set = test_inputs, test_labels
-    smaller.report(wide, files, images, test_set)
+    smaller.compare(wide, files, images, test_set)
 
     reloaded = outcomes_in_fresh_process(keras_name, *test_set, files.values())
     saved = [result.outcome for result in results]
     saved += [outcome_of(model, *test_set) for model in wide.values()]
     report_reload([file.name for file in files.values()], saved, reloaded)
 
+    pictures = smaller.report_and_plot(wide, history, out)
     figure = Figure(figsize=(8, 8), layout="constrained")
     _plot(figure, [result for result in results if result.net.name in PICTURED])
-    figure.savefig(out / "total_variation.png", dpi=150)
-    print(f"\nThe models are {out / '*.keras'}, the picture is {out / 'total_variation.png'}")
+    pictures.append(out / "total_variation.png")
+    figure.savefig(pictures[-1], dpi=150)
+    drawn = ", ".join(picture.name for picture in pictures)
+    print(f"\nThe models are in {out}, and so are {drawn}")

@@ -31,8 +31,8 @@ class Outcome:
 
 
 def outcome_of(model, inputs, labels):
-    loss = model.evaluate(inputs, labels, batch_size=len(inputs), verbose=0)
-    return Outcome(float(loss), model(inputs, training=False).numpy())
+    logs = model.evaluate(inputs, labels, batch_size=len(inputs), verbose=0, return_dict=True)
+    return Outcome(float(logs["loss"]), model(inputs, training=False).numpy())
 
 
 def write_outcomes(keras_name, data_file, outcomes_file, *model_files):
@@ -59,7 +59,7 @@ def outcomes_in_fresh_process(keras_name, inputs, labels, model_files):
 
 def report_reload(names, saved, reloaded):
     """Prints how the models' outcomes compare, and exits with an error if any differ."""
-    rows = [["reloaded in a fresh process", "loss before", "after", "predictions differ by", ""]]
+    rows = [["file", "loss before", "after", "predictions differ by", ""]]
     models = list(zip(names, saved, reloaded, strict=True))
     different = [name for name, before, after in models if not before.equals(after)]
     for name, before, after in models:
@@ -67,6 +67,6 @@ def report_reload(names, saved, reloaded):
         losses = [f"{outcome.loss:.6f}" for outcome in (before, after)]
         difference = np.abs(before.predictions - after.predictions).max()
         rows.append([name, *losses, f"{difference:.1e}", verdict])
-    print_table("<>>><", rows)
+    print_table("<>>><", rows, "The models, saved and loaded in a fresh process:")
     if different:
         sys.exit(f"tfreg demo: not the same when loaded as when saved: {', '.join(different)}")

@@ -12,14 +12,28 @@ def number_of_steps(data, epochs):
     return epochs * math.ceil(len(train_inputs) / BATCH_SIZE)
 
 
-def fit(model, keras, optimizer, data, epochs, show):
-    """Compiles and trains a classifier; `show(epoch, loss)` is called after each epoch."""
-    train_inputs, _, train_labels, _ = data
-    model.compile(optimizer, "sparse_categorical_crossentropy")
+def fit(model, keras, optimizer, data, epochs, show, callbacks=()):
+    """Compiles and trains a classifier; `show(epoch, loss)` is called after each epoch.
+
+    Returns:
+        The history of the training. Only with `callbacks` it has accuracies, also that on the test
+        set.
+    """
+    train_inputs, test_inputs, train_labels, test_labels = data
+    watched = {"metrics": ["accuracy"]} if callbacks else {}
+    model.compile(optimizer, "sparse_categorical_crossentropy", **watched)
     progress = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: show(epoch + 1, logs["loss"])
     )
-    model.fit(train_inputs, train_labels, BATCH_SIZE, epochs, verbose=0, callbacks=[progress])
+    return model.fit(
+        train_inputs,
+        train_labels,
+        BATCH_SIZE,
+        epochs,
+        verbose=0,
+        callbacks=[progress, *callbacks],
+        validation_data=(test_inputs, test_labels) if callbacks else None,
+    )
 
 
 def progress_line(title, epochs):

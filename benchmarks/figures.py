@@ -2,8 +2,8 @@
 
     python -m benchmarks.figures [FOLDER]
 
-Draws kernels.png, growth.png and fit.png from those of kernels.json, growth.json and fit.json that
-are in the folder, which is that of the results if none is given.
+Draws kernels.png, growth.png, fit.png and worth.png from those of kernels.json, growth.json,
+fit.json and worth.json that are in the folder, which is that of the results if none is given.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import pathlib
 
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
+
+from benchmarks.worth.figure import worth
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # The names are also in `penalties` and `bench_kernels`, which import TensorFlow.
@@ -126,7 +128,7 @@ def fit(measurements):
     return figure
 
 
-FIGURES = {draw.__name__: draw for draw in (kernels, growth, fit)}
+FIGURES = {draw.__name__: draw for draw in (kernels, growth, fit, worth)}
 
 
 def draw_all(folder):

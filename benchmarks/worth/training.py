@@ -1,0 +1,201 @@
+"""A model that is traced once and trained many times: for each strength, each seed, each data."""
+
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfreg
+from benchmarks.worth import data
+from benchmarks.worth.protocol import Outcome
+
+
+@functools.cache
+def strength_variable():
+    """What every contender is tuned by: a multiplier of a penalty, the rate of dropout, ..."""
+    return tf.Variable(0.0, trainable=False, name="strength")
+
+
+@keras.saving.register_keras_serializable("benchmarks.worth")
+def strength(step):
+    """A schedule that is no schedule: what a function read is not traced again when it changes."""
+    return tf.convert_to_tensor(strength_variable())
+
+
+class Dropout(keras.layers.Layer):
+    """Dropout at the rate of the strength; what it drops depends on `seed` and the call alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = self.add_weight(
+            shape=(2,), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        self.state.assign_add([0, 1])
+        seed = tf.convert_to_tensor(self.state)
+        return tf.nn.experimental.stateless_dropout(inputs, strength(None), seed)
+
+
+def softmax_loss(labels, outputs):
+    """The cross-entropies, one for each example."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
+
+
+def squared_loss(targets, outputs):
+    return tf.reduce_mean((outputs - targets) ** 2, axis=-1)
+
+
+def adam():
+    return keras.optimizers.Adam(0.02)
+
+
+def momentum():
+    """For the linear case: with it proximal steps of any penalty end at the minimum."""
+    return keras.optimizers.SGD(0.003, momentum=0.9)
+
+
+class Trainer:
+    """Trains the model that `build` makes of a class of layers to drop out by.
+
+    Args:
+        build: a function of the layer's class, `Dropout` or `keras.layers.Identity`.
+        contender: the contender, which says what is added to the training.
+        loss: `softmax_loss` or `squared_loss`.
+        make_optimizer: its learning rate falls to 0 in a half cosine over the steps.
+        batch: the examples of a step, drawn anew for each; None for all.
+    """
+
+    def __init__(self, build, contender, loss=softmax_loss, make_optimizer=adam, batch=None):
+        self._build = functools.partial(
+            build, Dropout if contender.drops_out else keras.layers.Identity
+        )
+        self._loss, self._batch = loss, batch
+        self._initial: dict[int, list[np.ndarray]] = {}
+        self.model = self._build()
+        optimizer: Any = make_optimizer()
+        self._rate = float(optimizer.learning_rate)
+        metric: Any = "diagonal" if make_optimizer is adam else "euclidean"
+        schedule = strength if contender.multiplied else None
+        if contender.proximal:
+            terms = [(weights, penalty, schedule) for weights, penalty in contender.terms()]
+            optimizer = tfreg.Proximal(optimizer, self.model, terms, metric=metric)
+        else:
+            step = optimizer if schedule else None
+            for weights, penalty in contender.terms():
+                tfreg.add_penalty(self.model, penalty, weights, schedule, step)
+        self._constraint, self._stops_early = contender.constraint, contender.stops_early
+        kernels = [weight for weight in self.model.trainable_variables if len(weight.shape) > 1]
+        self._constrained = kernels if contender.constraint is not None else []
+        optimizer.build(self.model.trainable_variables)
+        self._optimizer = optimizer
+        self._fresh = [variable.numpy() for variable in optimizer.variables]
+        # Otherwise another number of examples would be traced anew.
+        x = tf.TensorSpec([None, *self.model.input_shape[1:]])
+        y = tf.TensorSpec([None, 1]) if loss is squared_loss else tf.TensorSpec([None], tf.int32)
+        numbers = [tf.TensorSpec([], tf.int32)] * 3
+        self._train = tf.function(self._steps, input_signature=[x, y, *numbers])
+        self.predict = tf.function(self._outputs, input_signature=[x])
+
+    def train(self, seed, strength, x, y, steps, weights=None):
+        """Trains from the weights that `seed` gives, or from `weights`, the trainable ones."""
+        self._reset(seed, weights)
+        strength_variable().assign(strength)
+        stop = max(1, round(strength * steps)) if self._stops_early else steps
+        self._train(x, y, *(tf.constant(count) for count in (seed, steps, stop)))
+
+    def errors(self, x, y):
+        """The mean loss, and the share of wrong answers or the mean squared error."""
+        outputs = self.predict(x)
+        loss = float(np.mean(self._loss(y, outputs)))
+        if self._loss is squared_loss:
+            return loss, loss
+        return loss, float(np.mean(np.argmax(outputs, axis=-1) != y))
+
+    def _reset(self, seed, weights):
+        if seed not in self._initial:
+            keras.utils.set_random_seed(seed)
+            self._initial[seed] = self._build().get_weights()
+        self.model.set_weights(self._initial[seed])
+        for variable, value in zip(self.model.trainable_variables, weights or ()):
+            variable.assign(value)
+        for layer in self.model.layers:
+            if isinstance(layer, Dropout):
+                layer.state.assign([seed, 0])
+        for variable, value in zip(self._optimizer.variables, self._fresh):
+            variable.assign(value)
+
+    def _outputs(self, x):
+        return self.model(x, training=False)
+
+    def _steps(self, x, y, seed, steps, stop):
+        weights = self.model.trainable_variables
+        for step in tf.range(stop):
+            if self._batch is not None:
+                places = tf.random.stateless_uniform(
+                    [self._batch], [seed, step], 0, tf.shape(x)[0], tf.int32
+                )
+                inputs, targets = tf.gather(x, places), tf.gather(y, places)
+            else:
+                inputs, targets = x, y
+            with tf.GradientTape() as tape:
+                outputs = self.model(inputs, training=True)
+                value = tf.reduce_mean(self._loss(targets, outputs))
+                value = tf.add_n([value, *self.model.losses])
+            gradients = tape.gradient(value, weights)
+            turn = np.pi * tf.cast(step, tf.float32) / tf.cast(steps, tf.float32)
+            self._optimizer.learning_rate.assign(self._rate * 0.5 * (1.0 + tf.cos(turn)))
+            self._optimizer.apply(gradients, weights)
+            for weight in self._constrained:
+                weight.assign(self._constraint(weight, strength(None)))
+
+
+def trainers(contender, create):
+    """A function of the strength: what `create` makes of the contender, once if it can be."""
+    if contender.make is None:
+        made = create(contender)
+        return lambda strength: made
+
+    @functools.cache
+    def trainer(strength):
+        return create(contender.made(strength))
+
+    return trainer
+
+
+def fit_by_examples(build, load, examples, with_loss=False):
+    """A `Case.fit_with` that trains on so many examples, and tests on those that are left.
+
+    `build` takes the shape of an example, the number of outputs and the layer to drop out by. The
+    loss is reported too if asked for: the negative log likelihood of a test example.
+    """
+
+    def fit_with(contender, plan):
+        everything = load()
+        regression = data.is_regression(everything)
+        outputs = 1 if regression else int(everything.y.max()) + 1
+        build_model = functools.partial(build, everything.x.shape[1:], outputs)
+        loss = squared_loss if regression else softmax_loss
+        trainer_of = trainers(contender, lambda each: Trainer(build_model, each, loss))
+
+        @functools.cache
+        def parts(seed):
+            return data.on_device(data.split(everything, seed, examples))
+
+        def fit(strength, seed):
+            train, validation, test = parts(seed)
+            trainer = trainer_of(strength)
+            trainer.train(seed, strength, *train, plan.steps)
+            value, error = trainer.errors(*test)
+            figures = {"test error": error}
+            if with_loss and not regression:
+                figures["test loss"] = value
+            return Outcome(trainer.errors(*validation)[0], lambda: figures)
+
+        return fit
+
+    return fit_with

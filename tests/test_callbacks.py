@@ -126,6 +126,92 @@ def test_the_figures_of_every_way_to_train(api, how):
     assert_is_what_the_metric_says(history, 1e-3)
 
 
+def long_epochs(api, steps, rate=0.01, epochs=2, optimizer=None, step=None, schedule=None, **how):
+    """The history of epochs with so many steps, of one example each, and the callback."""
+    model = api.Sequential([api.Input((6,)), api.layers.Dense(4), api.layers.Dense(3)])
+    for layer in model.layers:
+        generator = np.random.default_rng(2)
+        layer.set_weights([generator.normal(size=array.shape) for array in layer.get_weights()])
+    optimizer = optimizer or api.optimizers.SGD(rate)
+    tfreg.add_penalty(
+        model,
+        tfreg.GroupLasso(0.1),
+        schedule=schedule,
+        step=None if step is None else step(optimizer),
+    )
+    model.compile(optimizer, "mse", metrics=["mse"], **how)
+    x, y = (np.resize(array, (steps, array.shape[1])) for array in (X, Y))
+    metrics = PenaltyMetrics()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+    return model.fit(data, epochs=epochs, verbose=0, callbacks=[metrics]).history, metrics
+
+
+def relative_errors(history):
+    """How far off the mean of the penalty over the steps is, as a share of it."""
+    penalty = np.subtract(history["loss"], history["mse"])
+    return np.subtract(history["mse"], history["loss_without_penalty"]) / penalty
+
+
+EARLY, LATE = (tfreg.schedules.CubicRamp(begin, begin + 10) for begin in (50, 250))
+
+
+@KERAS_3_FIRST
+@pytest.mark.parametrize("how", [{}, slow({"steps_per_execution": 7})])
+@pytest.mark.parametrize("schedule", [slow(EARLY), LATE], ids=["early", "late"])
+def test_a_schedule_that_moves_within_an_epoch(api, schedule, how):
+    history, _ = long_epochs(api, 300, schedule=schedule, **how)
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=2e-3)
+
+
+@KERAS_3_FIRST
+def test_long_epochs_are_measured_at_few_steps(api):
+    history, metrics = long_epochs(api, 320)
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=2e-3)
+    assert len(metrics._course._samples) < 50
+
+
+@pytest.mark.slow
+def test_a_schedule_that_counts_another_step_than_those_of_fit(api):
+    """The optimizer's through a function; and a variable, once in ten steps."""
+    history, _ = long_epochs(
+        api, 300, schedule=LATE, step=lambda optimizer: lambda: optimizer.iterations
+    )
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=2e-3)
+    tenth = tfreg.schedules.CubicRamp(10, 20)
+    history, _ = long_epochs(
+        api, 300, schedule=tenth, step=lambda optimizer: lambda: optimizer.iterations // 10
+    )
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=2e-2)
+
+
+@pytest.mark.slow
+def test_a_schedule_with_accumulated_gradients():
+    optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+    ramp = tfreg.schedules.CubicRamp(60, 63)
+    history, _ = long_epochs(keras, 300, optimizer=optimizer, schedule=ramp)
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=2e-3)
+
+
+@tfreg.backend.register
+def from_the_third_step(step):
+    """No graph can take it."""
+    return 1.0 if int(step) >= 3 else 0.0
+
+
+@KERAS_3_FIRST
+def test_a_schedule_that_only_runs_eagerly(api):
+    history, _ = long_epochs(api, 6, schedule=from_the_third_step, epochs=1, run_eagerly=True)
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_schedule_that_moves_at_each_step_is_not_measured_at_each():
+    turns = keras.optimizers.schedules.CosineDecayRestarts(1.0, 2, t_mul=1.0)
+    history, metrics = long_epochs(keras, 600, schedule=turns)
+    np.testing.assert_allclose(relative_errors(history), 0.0, atol=1e-2)
+    assert len(metrics._course._samples) < 150
+
+
 @pytest.mark.slow
 def test_penalty_metrics_of_a_mirrored_model_count_each_penalty_once(api):
     one = compiled(api, jit_compile=False)
@@ -180,13 +266,14 @@ def test_a_model_that_is_built_in_its_first_step(api):
 
 
 @pytest.mark.slow
-def test_layers_that_are_frozen_during_training_count_no_more(api):
+@pytest.mark.parametrize("when", ["on_epoch_begin", "on_train_batch_end"])
+def test_layers_that_are_frozen_during_training_count_no_more(api, when):
     model = compiled(api, penalized)
 
-    def freeze(epoch, logs):
-        model.layers[0].trainable = epoch == 0
+    def freeze(index, logs):
+        model.layers[0].trainable = index == 0
 
-    callbacks = [PenaltyMetrics(), api.callbacks.LambdaCallback(on_epoch_begin=freeze)]
+    callbacks = [PenaltyMetrics(), api.callbacks.LambdaCallback(**{when: freeze})]
     history = fitted(model, callbacks)
     np.testing.assert_allclose(history["penalty"][-1], sum(map(float, model.losses)), rtol=1e-6)
 
@@ -272,8 +359,31 @@ def test_a_model_that_is_not_built_counts_for_nothing(api):
     np.testing.assert_allclose(logs["penalty"], sum(map(float, model.losses)), rtol=1e-6)
 
 
-def test_a_metric_of_the_name_is_an_error(api):
+@KERAS_3_FIRST
+@pytest.mark.parametrize("name", ["penalty", slow("loss_without_penalty"), slow("zero_groups")])
+def test_a_metric_of_the_name_is_an_error_in_the_first_step(api, name):
+    model, steps = one_layer(api), []
+    metric = api.metrics.MeanSquaredError(name=name)
+    model.compile(api.optimizers.SGD(0.1), "mse", metrics=[metric])
+    count = api.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
+    )
+    with pytest.raises(ValueError, match=f"'{name}' to the logs.*another"):
+        fitted(model, [count, PenaltyMetrics()], batch=2)
+    assert steps == [0]
+
+
+@KERAS_3_FIRST
+def test_listed_twice_is_an_error(api):
+    model, metrics = compiled(api), PenaltyMetrics()
+    for both in ([metrics, metrics], [metrics, PenaltyMetrics()]):
+        with pytest.raises(ValueError, match="'penalty' to the logs.*list the callback once"):
+            fitted(model, both, epochs=1)
+    assert len(fitted(model, [metrics], epochs=1)["penalty"]) == 1
+
+
+def test_a_figure_that_another_callback_added_is_an_error(api):
     metrics = PenaltyMetrics()
-    metrics.set_model(api.Sequential([api.Input((2,)), api.layers.Dense(1)]))
+    metrics.set_model(one_layer(api))
     with pytest.raises(ValueError, match="'penalty' to the logs.*another"):
         metrics.on_epoch_end(0, {"penalty": 1.0})

@@ -21,7 +21,7 @@ NUMBER = re.compile(r"True|False|-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 # These train models for seconds.
-LONG = {ROOT / "docs" / f"{name}.md" for name in ("exact-zeros", "own-penalty")}
+LONG = {ROOT / "docs" / f"{name}.md" for name in ("exact-zeros", "own-penalty", "seeing")}
 
 
 def blocks_of(page):

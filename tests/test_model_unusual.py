@@ -68,6 +68,7 @@ def test_a_layer_that_is_replaced_is_not_mistaken_for_the_new_one():
         model.losses
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Layer .* does not have any trainable")
 def test_a_kernel_that_is_quantized_away_is_not_mistaken_for_the_bias():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])

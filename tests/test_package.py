@@ -48,6 +48,7 @@ WITHIN = {
         "files",
         "tensors",
         "graphs",
+        "restoring",
         "models",
         "references",
         "rebuilding",
@@ -138,6 +139,7 @@ WITHIN = {
         "themes",
         "drawing",
         "plots",
+        "histories",
         "curves",
         "weight_views",
         "weight_panels",
@@ -177,8 +179,14 @@ def name_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+def is_for_types_alone(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not is_for_types_alone(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

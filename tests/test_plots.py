@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from marks import APIS, KERAS_3_FIRST, in_turn, slow
+from marks import KERAS_3_FIRST, in_turn, slow
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -30,12 +30,19 @@ PLOTS = {
 ENDINGS = {"plot_history": ["png"], "plot_report": ["svg"], "plot_weights": ["PDF"]}
 
 
-def penalty(norms, path="dense/kernel", groups=True, name="GroupLasso", share=1.0, more=()):
+def penalty(
+    norms, path="dense/kernel", groups=True, name="GroupLasso", share=1.0, more=(), zeros=None
+):
+    zeros = int(np.sum(np.equal(norms, 0))) if zeros is None else zeros
     return types.SimpleNamespace(
         paths=[path, *more],
-        penalty=f"{name}(factor=0.1)",
+        penalty=f"Coupled({name}(factor=0.1))",
+        kind=name,
         share=share,
         groups=len(norms) if groups else None,
+        zero_groups=zeros if groups else None,
+        # The elements of a group that is not 0 may be.
+        zero_elements=zeros + groups,
         norms=np.array(norms, float),
     )
 
@@ -118,7 +125,9 @@ def titles(figure):
 
 
 @pytest.mark.parametrize("theme", [slow("dark"), "light"])
-@pytest.mark.parametrize("name", sorted(EXTREMES))
+@pytest.mark.parametrize(
+    "name", [slow(name) if name == "54 weights" else name for name in sorted(EXTREMES)]
+)
 def test_texts_of_a_report_do_not_overlap(name, theme):
     assert_is_readable(plot_report(EXTREMES[name], theme=theme))
 
@@ -159,6 +168,33 @@ def test_report_draws_sorted_norms_and_where_the_zeros_begin():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("rank, % of all", "group norm")
     low, high = axes.get_ylim()
     assert low < 0.001 and high > 3.0
+
+
+def test_report_counts_a_group_as_zero_only_if_its_elements_are():
+    # The norm of a group of tiny float64 weights is 0 all the same.
+    tiny = penalty([2.0, 0.0, 0.0, 0.0], zeros=1)
+    elements = penalty([2.0, 0.0, 0.0], "b/kernel", groups=False, zeros=2)
+    figure = plot_report(report([tiny, elements]))
+    assert titles(figure) == [
+        "dense/kernel\n1 of 4 groups zero",
+        "b/kernel\n2 of 3 elements zero",
+    ]
+    starts = [axes.patches[0].get_x() for axes in figure.axes]
+    np.testing.assert_allclose(starts, [75.0, 100.0 / 3.0])
+
+
+def test_either_all_panels_of_a_report_have_dots_or_none():
+    few, many = penalty(np.arange(1, 61)), penalty(np.arange(1, 62))
+    for penalties, marker in (([few, few], "o"), ([few, many], "none"), ([many], "none")):
+        figure = plot_report(report(penalties))
+        assert [axes.lines[0].get_marker().lower() for axes in figure.axes] == (
+            [marker] * len(penalties)
+        )
+
+
+def test_panels_of_a_report_name_the_kinds_of_penalties():
+    [first, second] = titles(plot_report(report([penalty([1.0]), penalty([1.0], name="L1")])))
+    assert (first.split("\n")[1], second.split("\n")[1]) == ("GroupLasso", "L1")
 
 
 def test_the_last_panel_of_each_column_has_labels():
@@ -277,16 +313,100 @@ def test_history_draws_the_metrics_that_are_asked_for():
     assert list(curves(tfreg.plot_history({"zero_groups": [0.0, 24.0]}))) == ["zeros"]
 
 
-def test_history_takes_a_validation_now_and_then():
-    history = {"loss": list(range(7)), "val_loss": [5.0, 4.0, 3.0], "val_accuracy": []}
-    [loss] = tfreg.plot_history(history).axes
-    validation = [line for line in loss.lines if line.get_label() == "val_loss"]
-    assert validation[0].get_xdata().tolist() == [2, 4, 6]
-    with pytest.raises(ValueError, match=r"each n-th. Received: 5 of 'val_loss' for 7 epochs"):
-        tfreg.plot_history({"loss": list(range(7)), "val_loss": [1.0] * 5})
+def epochs_of(figure, name):
+    [line] = [line for line in figure.axes[0].lines if line.get_label() == name]
+    return line.get_xdata().tolist()
 
 
-@in_turn(api=APIS, separator=[",", ";"])
+@pytest.mark.parametrize(
+    "epochs, first, frequency, expected, is_clear",
+    [
+        (8, 0, 3, [3, 6], False),
+        (5, 0, 3, [3], False),
+        (7, 0, 2, [2, 4, 6], True),
+        (5, 0, [1, 2, 5], [1, 2, 5], False),
+        (8, 1, 3, [3, 6], False),
+        (9, 2, 3, [3, 6, 9], False),
+        (9, 2, 4, [4, 8], True),
+        (4, 0, 1, [1, 2, 3, 4], True),
+    ],
+    ids=[
+        "8 by 3",
+        "5 by 3",
+        "7 by 2",
+        "list",
+        "8 by 3, later",
+        "9 by 3, later",
+        "9 by 4, later",
+        "4 by 1",
+    ],
+)
+def test_history_places_the_validation(epochs, first, frequency, expected, is_clear):
+    numbers = list(range(first + 1, epochs + 1))
+    history = {
+        "loss": [0.0] * len(numbers),
+        "val_loss": [1.0] * len(expected),
+        "epoch": [number - 1 for number in numbers],
+    }
+    figure = tfreg.plot_history(history, validation_freq=frequency)
+    assert (epochs_of(figure, "loss"), epochs_of(figure, "val_loss")) == (numbers, expected)
+    if is_clear:
+        assert epochs_of(tfreg.plot_history(history), "val_loss") == expected
+    else:
+        with pytest.raises(ValueError, match="Pass `validation_freq`.*figures of 'val_loss'"):
+            tfreg.plot_history(history)
+    tfreg.plot_history(history, metrics=["loss"])
+
+
+@in_turn(api=["keras", slow("tf_keras")], frequency=[[1, 2, 5], slow(3)])
+def test_history_places_the_validation_of_a_fit(api, frequency, tmp_path):
+    model = api.Sequential([api.Input((2,)), api.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
+    seen = []
+    watch = api.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(epoch + 1) if "val_loss" in logs else None
+    )
+    fitted = model.fit(
+        *(x, y),
+        epochs=5,
+        initial_epoch=1,
+        verbose=0,
+        callbacks=[watch],
+        validation_data=(x, y),
+        validation_freq=frequency,
+    )
+    figure = tfreg.plot_history(fitted, validation_freq=frequency)
+    assert epochs_of(figure, "val_loss") == seen
+    assert epochs_of(figure, "loss") == [2, 3, 4, 5]
+
+
+def test_history_of_two_trainings_places_the_validation_of_each():
+    history = {"epoch": [0, 1, 2, 3] * 2, "loss": [0.0] * 8, "val_loss": [1.0] * 2}
+    figure = tfreg.plot_history(history, validation_freq=3)
+    assert epochs_of(figure, "val_loss") == [3, 7]
+    again = types.SimpleNamespace(
+        history={"loss": [0.0] * 8, "val_loss": [1.0] * 2}, epoch=[0, 1, 2, 3]
+    )
+    for frequency in (3, None):
+        with pytest.raises(ValueError, match="as many epochs as figures.*Received: 4 epochs"):
+            tfreg.plot_history(again, validation_freq=frequency)
+
+
+def test_history_refuses_a_frequency_that_is_none_of_its():
+    history = {"loss": [0.0] * 8, "val_loss": [1.0] * 2, "val_mae": []}
+    for wrong in (2, [1], [8, 9]):
+        with pytest.raises(ValueError, match="must be what `fit` was given.*2 figures of 'val_l"):
+            tfreg.plot_history(history, validation_freq=wrong)
+    assert epochs_of(tfreg.plot_history(history, validation_freq=[8, 2, 9]), "val_loss") == [2, 8]
+    with pytest.raises(ValueError, match="must be what `fit` was given"):
+        tfreg.plot_history({"val_loss": [1.0, 2.0]}, validation_freq=3)
+    for wrong in (0, -1, 2.0, True, "3", [], [1, 0], [2.0]):
+        with pytest.raises(ValueError, match="`validation_freq` must be None, a positive int"):
+            tfreg.plot_history(history, validation_freq=wrong)
+
+
+@in_turn(api=["keras", slow("tf_keras")], separator=[",", ";"])
 def test_history_of_a_file_and_of_a_fit_are_the_same(api, separator, tmp_path):
     log = tmp_path / "log.csv"
     model = api.Sequential([api.Input((2,)), api.layers.Dense(1)])
@@ -313,6 +433,11 @@ def test_history_of_a_file_with_gaps(tmp_path):
     assert by_label["loss (1 NaN or infinite)"] == [1, 2, 3]  # the epochs begin again
     assert by_label["val_loss"] == [2]
 
+    log.write_text("epoch,loss,val_loss\n0,4,\n1,3,\n2,2,5\n3,1,\n")
+    for frequency in (None, 3):
+        figure = tfreg.plot_history(log, validation_freq=frequency)
+        assert epochs_of(figure, "val_loss") == [3]
+
 
 @pytest.mark.parametrize(
     "history, error, message",
@@ -326,6 +451,67 @@ def test_history_of_a_file_with_gaps(tmp_path):
 def test_history_refuses_what_is_none(history, error, message):
     with pytest.raises(error, match=message):
         tfreg.plot_history(history)
+
+
+def test_history_refuses_a_file_that_is_no_text(tmp_path):
+    binary, empty = tmp_path / "model.keras", tmp_path / "log.csv"
+    binary.write_bytes(b"PK\x03\x04\xd0\xff\x00" * 50)
+    empty.touch()
+    for path, message in (
+        (tmp_path, "a CSV file. Received: history="),
+        (binary, "a CSV file. Received: history="),
+        (empty, "must have figures of at least one epoch"),
+    ):
+        for given in (path, str(path)):
+            with pytest.raises(ValueError, match=message):
+                tfreg.plot_history(given)
+    with pytest.raises(FileNotFoundError):
+        tfreg.plot_history(tmp_path / "none.csv")
+
+
+def test_history_leaves_out_what_does_not_fit():
+    many = {f"head_{i}_loss": [2.0, 1.0] for i in range(12)} | {"loss": [3.0, 1.0]}
+    many |= {f"val_{name}": values for name, values in many.items()}
+    figure = tfreg.plot_history(many | {"sparsity": [0.0, 0.5]})
+    drawn = curves(figure)
+    # Those of the whole model come first, each with its validation.
+    heads = [f"{of}head_{i}_loss" for of in ("", "val_") for i in range(3)]
+    assert list(drawn["loss"]) == [*heads[:3], "loss", *heads[3:], "val_loss"]
+    assert list(drawn["zeros, %"]) == ["sparsity"]
+    said = " ".join(figure.get_suptitle().split())
+    assert said == "18 of 27 curves left out: name those to draw by metrics=[...]"
+    assert not tfreg.plot_history({name: many[name] for name in heads}).get_suptitle()
+
+    alone = {f"zz{i}": [2.0, 1.0] for i in range(30)}
+    figure = tfreg.plot_history(alone)
+    assert list(curves(figure)) == [f"zz{i}" for i in range(8)]
+    assert figure.get_suptitle().startswith("22 of 30 curves left out")
+    assert figure.get_figheight() < 21
+    assert_is_readable(figure)
+
+
+@pytest.mark.parametrize("count", [12, slow(7)])
+def test_history_has_room_for_the_metrics_that_are_asked_for(count):
+    many = {f"head_{i}_loss": [2.0, 1.0] for i in range(13)}
+    many |= {f"val_{name}": values for name, values in many.items()}
+    names = [f"{of}head_{i}_loss" for of in ("", "val_") for i in range(count)]
+    figure = tfreg.plot_history(many | {"strength": [0.1, 0.2]}, metrics=[*names, "strength"])
+    assert list(curves(figure)["loss"]) == names and not figure.get_suptitle()
+    assert_is_readable(figure)
+    looks = {(line.get_color(), str(line.get_linestyle())) for line in figure.axes[1].lines[::2]}
+    assert len({color for color, _ in looks}) == 6
+    legends = [axes.get_legend().get_window_extent() for axes in figure.axes]
+    for axes, box in zip(figure.axes, legends):
+        assert box.y0 >= axes.get_window_extent().y0 - 15
+
+
+def test_history_refuses_more_metrics_than_can_be_told_apart():
+    many = {f"head_{i}_loss": [2.0, 1.0] for i in range(13)}
+    alone = {f"zz{i}": [2.0, 1.0] for i in range(9)}
+    with pytest.raises(ValueError, match=r"at most 12 metrics for a panel.*13 .*'loss'"):
+        tfreg.plot_history(many, metrics=list(many))
+    with pytest.raises(ValueError, match=r"at most 8 panels.*Received: .*9"):
+        tfreg.plot_history(alone, metrics=list(alone))
 
 
 def test_history_names_the_metrics_that_there_are():
@@ -343,7 +529,7 @@ def test_history_names_the_metrics_that_there_are():
         HISTORY,
         {name: values[:1] for name, values in HISTORY.items()},
         {f"{LONG}_loss": [np.nan, np.inf], "strength": [1e-300, 1e300]},
-        {f"output_{i}_loss": np.arange(1000) * 1e5 for i in range(9)} | {"val_loss": [1e-9]},
+        {f"output_{i}_loss": np.arange(1000) * 1e5 for i in range(9)} | {"val_loss": [1e-9] * 1000},
     ],
     ids=["four epochs", "one epoch", "diverged", "many curves"],
 )
@@ -371,6 +557,7 @@ def is_color(image, color):
     return np.all(np.isclose(image, matplotlib.colors.to_rgb(color)), axis=-1)
 
 
+@KERAS_3_FIRST
 def test_weights_of_a_matrix(api):
     layer = layer_of(api, "Dense", (None, 5), 6, dead=[1, 4])
     kernel = layer.get_weights()[0]
@@ -394,6 +581,7 @@ def test_weights_of_a_matrix(api):
     assert np.all(np.diff(redness[live][order]) >= -1e-6)
 
 
+@KERAS_3_FIRST
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_weights_of_a_convolution_are_tiles(api, channels):
     layer = layer_of(api, "Conv2D", (None, 9, 9, channels), 4, 3, dead=[2])
@@ -445,6 +633,7 @@ def test_weights_of_other_layers(api, kind, shape, arguments, counts):
     assert figure.axes[0].get_title(loc="left").split("\n")[1] == counts
 
 
+@KERAS_3_FIRST
 def test_a_recurrent_unit_is_dead_when_all_its_gates_are(api):
     layer = layer_of(api, "LSTM", (None, 3, 2), 4, dead=[1, 5, 9, 13, 2])
     axes = tfreg.plot_weights(layer).axes[0]
@@ -491,20 +680,42 @@ def test_a_weight_of_one_axis_has_bars(api):
     crosses, diamonds = axes.lines[1:]
     assert (crosses.get_xdata().tolist(), diamonds.get_xdata().tolist()) == ([1], [3])
     assert axes.get_title(loc="left").endswith("1 of 4 entries zero; 1 entry NaN or infinite")
-    with pytest.raises(ValueError, match="must have a kernel, and be built"):
+    with pytest.raises(ValueError, match="must have a kernel of floating-point numbers, and"):
         tfreg.plot_weights(layer)
 
 
 def test_weights_refuse_what_has_none(api):
-    with pytest.raises(ValueError, match="must have a kernel, and be built"):
+    with pytest.raises(ValueError, match="must have a kernel of floating-point numbers, and"):
         tfreg.plot_weights(api.layers.Dense(3))
     with pytest.raises(TypeError, match="must be a layer of Keras 3 or tf_keras, or one of its"):
         tfreg.plot_weights("dense")
 
 
+@KERAS_3_FIRST
+def test_weights_without_entries_are_refused(api):
+    for shape in ((0, 3), (3, 0), (0,), (3, 3, 0, 2), (3, 3, 2, 0)):
+        with pytest.raises(ValueError, match="must have entries. Received: .* with shape="):
+            tfreg.plot_weights(tf.Variable(tf.zeros(shape), name="w"))
+    layer = api.layers.Dense(3)
+    layer.build((None, 0))
+    with pytest.raises(ValueError, match=r"must have entries. Received: .*shape=\(0, 3\)"):
+        tfreg.plot_weights(layer)
+
+
+@pytest.mark.slow
+def test_weights_that_are_quantized_are_refused():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 4))
+    layer.quantize("int8")
+    with pytest.raises(ValueError, match="floating-point.* Received: .*dtypes float32, int8"):
+        tfreg.plot_weights(layer)
+    with pytest.raises(TypeError, match="one of the dtypes .*float64.* Received: .*int8"):
+        tfreg.plot_weights(next(w for w in layer.weights if w.dtype == "int8"))
+
+
 @pytest.mark.parametrize("theme", ["dark", slow("light")])
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (4, 700), (7, 7, 3, 64), (3, 3, 8, 1), (3,), (1,)], ids=str
+    "shape", [(1, 1), (4, 700), (7, 7, 3, 64), slow((3, 3, 8, 1)), (3,), slow((1,))], ids=str
 )
 def test_texts_of_weights_do_not_overlap(shape, theme):
     weight = tf.Variable(np.random.default_rng(0).normal(size=shape), name="W" * 90)
@@ -516,7 +727,7 @@ def settings():
     return dict(dict.items(matplotlib.rcParams))
 
 
-@pytest.mark.parametrize("name", sorted(PLOTS))
+@pytest.mark.parametrize("name", ["plot_history", "plot_report", slow("plot_weights")])
 def test_a_plot_is_saved_and_changes_no_state(name, tmp_path, monkeypatch):
     # Keras has imported it; now an import raises.
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
@@ -552,6 +763,50 @@ def test_a_theme_sets_all_colours_whatever_the_defaults(name):
     for theme in ("Dark", None, 3):
         with pytest.raises(ValueError, match="`theme` must be 'light' or 'dark'. Received: theme="):
             PLOTS[name](theme=theme)
+
+
+# What would change a picture, or keep it from being drawn where there is no LaTeX.
+OF_THE_USER = {
+    "text.usetex": True,
+    "axes.formatter.limits": (0, 0),
+    "axes.grid": True,
+    "axes.titlelocation": "right",
+    "axes.titlepad": 40.0,
+    "figure.constrained_layout.h_pad": 0.5,
+    "font.size": 30.0,
+    "font.weight": "bold",
+    "hatch.linewidth": 5.0,
+    "image.origin": "lower",
+    "legend.borderpad": 3.0,
+    "lines.dash_capstyle": "round",
+    "lines.scale_dashes": False,
+    "path.sketch": (3.0, 100.0, 2.0),
+    "savefig.bbox": "tight",
+    "xaxis.labellocation": "right",
+    "xtick.direction": "in",
+    "xtick.minor.visible": True,
+    "ytick.major.size": 20.0,
+}
+
+
+@pytest.mark.parametrize("name", ["plot_history", slow("plot_report"), slow("plot_weights")])
+def test_the_users_settings_do_not_change_a_picture(name, tmp_path):
+    expected = PLOTS[name](path=tmp_path / "plot.png")._repr_png_()
+    with matplotlib.rc_context(OF_THE_USER):
+        before = settings()
+        figure = PLOTS[name](path=tmp_path / "again.png")
+        assert figure._repr_png_() == expected
+        figure.savefig(tmp_path / "by_the_user.png")
+        assert settings() == before
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "plot.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_picture_has_the_users_fonts():
+    with matplotlib.rc_context({"font.family": ["DejaVu Serif"]}):
+        figure = PLOTS["plot_history"]()
+        assert {tuple(text.get_fontfamily()) for text in texts(figure)} == {("DejaVu Serif",)}
+    assert figure._repr_png_() != PLOTS["plot_history"]()._repr_png_()
 
 
 @pytest.mark.parametrize("name", sorted(PLOTS))

@@ -16,7 +16,8 @@ from marks import KERAS_3_FIRST
 
 import tfreg
 from tfreg.proximal.zeros import count_zeros
-from tfreg.reporting.zeros import group_norms, zero_groups
+from tfreg.reporting import zeros
+from tfreg.reporting.zeros import norms_in, structures, zero_groups
 
 HALF = tfreg.schedules.CubicRamp(begin=0, end=1, start=0.5, peak=0.5)
 RAMP = tfreg.schedules.CubicRamp(begin=0, end=8)
@@ -71,6 +72,11 @@ def random_zeros(rng, arrays, members, share=0.5):
     for w in arrays:
         w[tuple(rng.integers(0, n) for n in w.shape)] = 0.0
     return arrays
+
+
+def group_norms(penalty, variables, layouts):
+    arrays = [tf.convert_to_tensor(variable).numpy() for variable in variables]
+    return norms_in(structures(penalty, [array.shape for array in arrays], layouts), arrays)
 
 
 # Groups, by an oracle of each kind.
@@ -330,7 +336,44 @@ def test_without_groups_the_norms_are_those_of_elements(api):
     row = row_of(model)
     assert row.groups is row.zero_groups is row.small_groups is None
     np.testing.assert_array_equal(row.norms, np.abs(np.asarray(kernel, np.float64)).ravel())
+    assert row.norms.dtype == np.float32
     assert (row.elements, row.zero_elements) == (18, 3)
+
+
+@KERAS_3_FIRST
+def test_a_weight_with_an_axis_of_length_0_has_rows(api):
+    class Empty(api.layers.Layer):
+        def build(self, shape):
+            self.rows = self.add_weight(name="rows", shape=(0, 4), regularizer=penalty("output"))
+            self.columns = self.add_weight(name="columns", shape=(4, 0), regularizer=penalty(0))
+            self.none = self.add_weight(name="none", shape=(0, 4), regularizer=penalty("input"))
+            self.built = True
+
+        def call(self, x):
+            return x
+
+    def penalty(axis):
+        return tfreg.GroupLasso(0.1, axis=axis)
+
+    model = api.Sequential([api.Input((8,)), Empty()])
+    found = tfreg.report(model)
+    assert [(row.groups, row.zero_groups) for row in found.penalties] == [(4, 4), (0, 0), (0, 0)]
+    assert all(row.elements == row.value == 0 for row in found.penalties) and str(found)
+    assert zero_groups(model) == (4, 4)
+
+
+def test_no_table_as_large_as_a_large_weight_is_remembered():
+    model = keras.Sequential([keras.Input((1100,)), keras.layers.Dense(1000, use_bias=False)])
+    penalty = tfreg.GroupLasso(0.1, axis=0, group_size=3)
+    model = tfreg.add_penalty(model, penalty)
+    before = zeros._kept.cache_info().currsize
+    assert zero_groups(model) == (0, 367 * 1000)
+    assert zeros._kept.cache_info().currsize == before
+    [numbered] = structures(penalty, [(1100, 1000)], [None])
+    assert numbered.numbers.dtype == np.int32
+    # Of whole axes no table is made.
+    [whole] = structures(tfreg.GroupLasso(0.1), [(1100, 1000)], [None])
+    assert whole.numbers.size == 1000
 
 
 def test_norms_neither_overflow_nor_hide_what_is_not_a_number():
@@ -340,6 +383,14 @@ def test_norms_neither_overflow_nor_hide_what_is_not_a_number():
         np.testing.assert_allclose(
             group_norms(penalty, [tf.Variable(w)], [None]), [5.0 * factor, 0.0], rtol=1e-15
         )
+    # Each group at its own scale.
+    columns = np.array([3e200, 3.0, 3e-200, 3e-310, 0.0, math.nan, math.inf])
+    w = np.stack([columns, 4 / 3 * columns])
+    np.testing.assert_allclose(
+        group_norms(penalty, [tf.Variable(w)], [None]),
+        [5e200, 5.0, 5e-200, 5e-310, 0.0, math.nan, math.inf],
+        rtol=1e-12,
+    )
     w = tf.Variable([[math.nan, 1.0, math.inf, 0.0]])
     np.testing.assert_array_equal(group_norms(penalty, [w], [None]), [math.nan, 1.0, math.inf, 0])
 
@@ -458,7 +509,9 @@ def test_a_step_that_is_not_known_makes_strength_and_value_unknown(api):
     unknown, known = found.penalties
     assert unknown.strength is unknown.value is None and unknown.share == 0.0
     assert unknown.groups == 6 and known.share == 1.0
-    assert "unknown step" in str(found)
+    text = " ".join(str(found).split())
+    assert "unknown step" in text
+    assert "unknown before the model is compiled, if a schedule counts its steps." in text
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["penalties"][0]["value"] is None
     with pytest.raises(RuntimeError):
         tfreg.get_penalties(model)[0].value()
@@ -515,6 +568,7 @@ def test_a_model_that_is_not_built_has_rows_without_weights(api):
         assert row.paths == row.shapes == [] and row.value is row.strength is row.groups is None
         assert len(row.norms) == row.elements == 0
     assert "not built" in str(found) and zero_groups(model) is None
+    assert not found.is_built
     model.build((None, 4))
     assert [row.elements for row in tfreg.report(model).penalties] == [12, 6, 12, 6]
 
@@ -588,6 +642,37 @@ def test_a_budget_over_couplings_tells_what_it_has_removed(api):
     assert found.couplings[0].left == 3 and found.multiply_adds_after == 18
 
 
+@KERAS_3_FIRST
+@pytest.mark.parametrize("widths", [(4, 3), (3, 3)], ids=str)
+def test_an_optimizer_made_for_another_model_is_refused(api, widths):
+    def dense(*widths):
+        layers = [api.layers.Dense(width) for width in widths]
+        return api.Sequential([api.Input((3,)), *layers])
+
+    other, model = dense(*widths), dense(3, 3)
+    optimizer = tfreg.Proximal(api.optimizers.SGD(0.1), other, tfreg.GroupLasso(0.1))
+    for asked in (model, dense(3)):
+        asked.compile(optimizer, "mse")
+        for ask in (tfreg.report, zero_groups):
+            with pytest.raises(ValueError, match="does not train the weight|for another model"):
+                ask(asked)
+    other.compile(optimizer, "mse")
+    other.fit(np.ones((2, 3)), np.ones((2, 3)), verbose=0)
+    model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match="does not train the weight|for another model"):
+        tfreg.report(model)
+
+
+@KERAS_3_FIRST
+def test_an_optimizer_made_for_an_inner_model_has_rows_of_its_weights(api):
+    inner = api.Sequential([api.Input((3,)), api.layers.Dense(2, name="b")], name="inner")
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="a"), inner])
+    model.compile(tfreg.Proximal(api.optimizers.SGD(0.1), inner, tfreg.GroupLasso(0.1)), "mse")
+    before = row_of(model).paths
+    model.fit(np.ones((2, 4)), np.ones((2, 2)), verbose=0)
+    assert before == row_of(model).paths == ["inner/b/kernel"]
+
+
 # Counts for callbacks.
 
 
@@ -618,6 +703,21 @@ def test_a_model_without_penalties_and_one_without_weights_have_reports(api):
     assert empty.weights == [] and str(empty) and empty._repr_html_()
     nothing = tfreg.report(api.Sequential())
     assert nothing.parameters == 0 and nothing.multiply_adds is None
+
+
+@KERAS_3_FIRST
+def test_nothing_is_penalized_where_that_is_known(api):
+    regularized = api.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.1))
+    unbuilt = tfreg.report(api.Sequential([regularized]))
+    assert "Nothing is penalized" not in str(unbuilt) and not unbuilt.is_built
+    assert "layers that are not built are not known" in " ".join(str(unbuilt).split())
+    model = net(api)
+    budget = tfreg.Budget(elements=9, begin=1, end=4, heal=5, every=1)
+    optimizer = tfreg.Proximal(api.optimizers.SGD(0.01), model, [("last/kernel", budget)])
+    model.compile(optimizer, "mse")
+    bounded = tfreg.report(model)
+    assert bounded.penalties == [] and "Nothing is penalized" not in str(bounded)
+    assert bounded.is_built
 
 
 def test_the_weights_of_nested_and_shared_layers_have_their_paths(api):
@@ -654,6 +754,109 @@ def test_a_report_changes_nothing(api):
         np.testing.assert_array_equal(old, new)
     assert functions == (model.train_function, model.optimizer, model.losses.__class__)
     model.fit(x, y, verbose=0)
+
+
+def counting_model(api, whose="norm"):
+    """A subclassed model whose call assigns a variable, a layer's or its own, and has a loss."""
+
+    class Counting(api.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.hidden = api.layers.Dense(4, activity_regularizer="l2", name="hidden")
+            self.norm = api.layers.BatchNormalization(name="norm")
+            self.last = api.layers.Dense(2, name="last")
+
+        def build(self, shape):
+            if whose == "model":
+                self.own = self.add_weight(name="own", shape=(), trainable=False)
+            super().build(shape)
+
+        def call(self, x):
+            y = self.norm(self.hidden(x))
+            counted = self.own if whose == "model" else self.norm.moving_mean
+            counted.assign_add(tf.ones_like(tf.convert_to_tensor(counted)))
+            return self.last(y)
+
+    model = Counting(name="counting")
+    model(np.ones((2, 3), "float32"))
+    return networks.randomize(model, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("kind", ["functional", "subclassed"])
+def test_a_report_gives_no_names(api, kind):
+    def next_names(asks):
+        api.backend.clear_session()
+        model = net(api) if kind == "functional" else counting_model(api)
+        tfreg.couple(model)[0].zero([0])
+        for _ in range(asks):
+            found = tfreg.report(model)
+            assert found.parameters_after < found.parameters
+        layers = [api.layers.Dense(2), api.layers.ReLU(), api.layers.Conv2D(2, 1)]
+        x = api.Input((3,))
+        return [each.name for each in [*layers, x, api.Model(x, layers[0](x))]]
+
+    assert next_names(asks=2) == next_names(asks=0)
+
+
+@pytest.mark.parametrize("whose", ["norm", "model"])
+def test_a_report_changes_nothing_of_a_subclassed_model(api, whose):
+    model = counting_model(api, whose)
+    model(np.ones((2, 3), "float32"))
+
+    def state():
+        lines = []
+        model.summary(print_fn=lambda text, **_: lines.append(text))
+        arrays = [np.asarray(variable).tolist() for variable in model.variables]
+        layers = [model, model.hidden, model.norm, model.last]
+        nodes = [len(n) for each in layers for n in (each._inbound_nodes, each._outbound_nodes)]
+        return arrays, nodes, list(map(float, model.losses)), lines
+
+    before = state()
+    assert before[2][0] > 0.0
+    found = tfreg.report(model)
+    if whose == "norm":
+        assert found.multiply_adds == 3 * 4 + 4 * 2 and found.couplings[0].left == 4
+    else:
+        assert "own" in found.not_followed and found.couplings == []
+    assert state() == before
+    model(np.ones((2, 3), "float32"))
+    assert state() != before
+
+
+def test_a_report_builds_nothing(api):
+    class Unbuilt(api.Model):
+        def __init__(self):
+            super().__init__(name="unbuilt")
+            self.dense = api.layers.Dense(3, name="dense")
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Unbuilt()
+    model.built = True  # as Keras takes a model that is built without its layers
+    found = tfreg.report(model)
+    assert "The layers ['dense'] are not built" in found.not_followed and not found.is_built
+    assert not model.dense.built and model.weights == []
+
+
+def test_in_a_function_the_error_says_so():
+    model = net(keras)
+    function = tf.function(lambda: tfreg.report(model) and 1, autograph=False)
+    with pytest.raises(RuntimeError, match="Call it outside of tf.function"):
+        function()
+
+
+def test_reports_have_a_hash_and_rows_a_kind(api):
+    model = net(api, regularizer=api.regularizers.L1(0.1))
+    model = tfreg.add_penalty(model, tfreg.GroupLasso(0.2), weights=tfreg.couple(model)[0])
+    joint = tfreg.Joint(tfreg.GroupMCP(0.1, 2.0))
+    model = tfreg.add_penalty(model, joint, weights=["hidden/kernel", "frozen/kernel"])
+    found = tfreg.report(model)
+    assert {found: 1}[found] == 1 and found != tfreg.report(model)
+    rows = [(row.kind, row.of_entries is not None) for row in found.penalties]
+    assert sorted(rows) == [("GroupLasso", True), ("GroupMCP", False), ("L1", False)]
+    [coupled] = [row for row in found.penalties if row.of_entries]
+    assert coupled.of_entries == repr(tfreg.GroupLasso(0.2))
 
 
 def variables_of(optimizer):

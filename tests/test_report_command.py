@@ -58,12 +58,12 @@ def output_of(capsys, *arguments):
     return captured.out
 
 
-def failure_of(capsys, *arguments, name="report"):
-    """The one line of a call that fails with status 1, before it printed anything."""
+def failure_of(capsys, *arguments, name="report", out=""):
+    """The one line of a call that fails with status 1, after it printed `out` and no more."""
     with pytest.raises(SystemExit) as exit:
         command.main([name, *map(str, arguments)])
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
+    assert (captured.out, captured.err) == (out, "")
     line = exit.value.code
     assert isinstance(line, str)  # which Python prints on standard error, to exit with 1
     assert line.startswith(f"tfreg {name}: ") and len(line.splitlines()) == 1
@@ -216,15 +216,17 @@ def test_a_plot_beside_json_and_a_comparison(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["none/plot.png", "plot.nosuchkind", ""])
 def test_a_plot_that_cannot_be_written(name, tmp_path, capsys):
     file = saved(network(keras, tfreg.GroupLasso(0.01)), tmp_path)
-    line = failure_of(capsys, file, "--plot", tmp_path / name)
+    out = output_of(capsys, file)
+    line = failure_of(capsys, file, "--plot", tmp_path / name, out=out)
     assert f"{tmp_path / name} cannot be written: " in line
 
 
 def test_a_plot_without_matplotlib(tmp_path, monkeypatch, capsys):
     file = saved(network(keras, tfreg.GroupLasso(0.01)), tmp_path)
+    out = output_of(capsys, file)
     for module in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)
-    line = failure_of(capsys, file, "--plot", tmp_path / "plot.png")
+    line = failure_of(capsys, file, "--plot", tmp_path / "plot.png", out=out)
     assert "matplotlib" in line and "pip install" in line
 
 
@@ -338,11 +340,10 @@ def test_what_is_not_registered_is_named(api, kind, ending, forget, tmp_path, mo
     assert printed["parameters"] > 0
 
 
-def test_what_has_no_name_for_what_is_missing(forget, tmp_path, capsys):
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda x: 2.0 * x)])
+def test_a_lambda_is_refused_with_what_to_do(api, tmp_path, capsys):
+    model = api.Sequential([api.Input((6,)), api.layers.Lambda(lambda x: 2.0 * x)])
     line = failure_of(capsys, saved(model, tmp_path))
-    assert "Lambda" in line and line.endswith("--import MODULE")
-    assert len(line) < len(str(tmp_path)) + 300
+    assert "Python lambda" in line and "registered function" in line
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -363,7 +364,7 @@ def test_a_model_that_is_not_built(api, tmp_path, capsys):
     file = saved(model, tmp_path)
     printed = json.loads(output_of(capsys, file, "--json"))
     assert printed["parameters_after"] is printed["multiply_adds"] is None
-    assert len(printed["unfollowed"]) == 1
+    assert "not built" in printed["not_followed"]
     assert output_of(capsys, file)
 
 

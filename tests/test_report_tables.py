@@ -132,7 +132,7 @@ def test_html_has_the_tables_of_the_text(api):
     titles = re.findall("<h4>(.*?)</h4>", html)
     assert titles == [
         *("Totals", "Penalties", "Penalized weights"),
-        *("Budgets", "Couplings", "Not free"),
+        *("Budgets", "Couplings", "Cannot be cut"),
     ]
     assert all(title in str(report) for title in titles)
     assert html.count("<table>") == html.count("</table>") == len(titles)
@@ -185,7 +185,8 @@ def test_a_data_frame_has_a_row_for_each_penalty(api):
     frame = report.to_dataframe()
     assert len(frame) == len(report.penalties)
     assert list(frame.columns) == [
-        *("paths", "shapes", "penalty", "where", "strength", "value", "share"),
+        *("paths", "shapes", "penalty", "kind", "of_entries", "where"),
+        *("strength", "value", "share"),
         *("elements", "zero_elements", "groups", "zero_groups", "small_groups"),
     ]
     assert frame["value"].tolist() == [row.value for row in report.penalties]

@@ -164,7 +164,7 @@ def test_a_backup_resumes_before_and_behind_it(api, tmp_path, is_first):
     assert_alike(resumed, whole)
 
 
-@KERAS_3_FIRST
+@pytest.mark.slow
 def test_two_devices_train_as_one_does(api):
     def history(strategy):
         with strategy.scope():

@@ -14,18 +14,19 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from marks import KERAS_3_FIRST
+from matplotlib.colors import to_rgb
 from model_cases import mirrored
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfreg
-from tfreg.reporting import pictures
+from tfreg.reporting import pictures, themes
 from tfreg.reporting.summaries import Summaries
 
 X = np.random.default_rng(0).normal(size=(12, 5, 5, 2)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(12, 3)).astype("float32")
 TensorBoard = tfreg.callbacks.TensorBoard
 RAMP = tfreg.schedules.CubicRamp(begin=0, end=6)
-DARK = pictures._palette()[pictures.ZERO]
+GREY = pictures._palette()[pictures.ZERO]
 
 
 def penalized(api):
@@ -119,7 +120,7 @@ def test_what_is_written_is_what_the_weights_are(api, tmp_path):
 
 
 @KERAS_3_FIRST
-def test_a_dead_filter_is_dark_in_the_picture(api, tmp_path):
+def test_a_dead_filter_is_grey_in_the_picture(api, tmp_path):
     model = penalized(api)
     model.layers[0].trainable = False
     model.compile("sgd", "mse")
@@ -129,11 +130,11 @@ def test_a_dead_filter_is_dark_in_the_picture(api, tmp_path):
     [largest] = (tag for tag in found if tag.startswith("kernels/"))
     assert largest == "kernels/conv/kernel"
     times = 128 // 15  # four tiles that are three wide, and what is between them
-    is_dark = np.all(decoded(found[largest][0])[::times, ::times] == DARK, axis=-1)
+    is_grey = np.all(decoded(found[largest][0])[::times, ::times] == GREY, axis=-1)
     expected = np.zeros((7, 15), bool)
     expected[:, 4:7] = True
     expected[3] = False
-    np.testing.assert_array_equal(is_dark, expected)
+    np.testing.assert_array_equal(is_grey, expected)
 
 
 @KERAS_3_FIRST
@@ -195,7 +196,8 @@ def test_fits_that_follow_one_another_also_on_one_that_failed(api, tmp_path, mon
         fitted(model, board, api.callbacks.LambdaCallback(on_epoch_begin=fail))
     fitted(model, board, initial_epoch=1, epochs=2)
     fitted(model, board, initial_epoch=2, epochs=4)
-    assert list(written(tmp_path)["penalty"]) == [0, 1, 2, 3]
+    # Files of one second are read in any order.
+    assert sorted(written(tmp_path)["penalty"]) == [0, 1, 2, 3]
     assert len(writers) == len(list(tmp_path.iterdir())) == 3
     for writer in writers:
         with pytest.raises(RuntimeError, match="closed"):
@@ -213,7 +215,7 @@ def test_proximal_steps_and_penalties_that_share_a_weight(api, tmp_path):
     [path] = (tag.removeprefix("kernels/") for tag in found if tag.startswith("kernels/"))
     assert found["penalty"][0] == 0.0  # in the loss
     assert found[f"zero_groups/{path}"][0] == 1.0 and found[f"strength/{path} (2)"][0] == 0.5
-    assert np.all(decoded(found[f"kernels/{path}"][0]) == DARK)
+    assert np.all(decoded(found[f"kernels/{path}"][0]) == GREY)
 
 
 @KERAS_3_FIRST
@@ -226,9 +228,35 @@ def test_a_model_without_penalties_or_not_built_has_its_report(api, tmp_path):
     assert 1 in found["report"]
 
 
+@KERAS_3_FIRST
+def test_it_writes_the_first_epoch_of_a_fit_whatever_its_number(api, tmp_path):
+    model, board = compiled(api), TensorBoard(tmp_path, every=2)
+    fitted(model, board, initial_epoch=3, epochs=6)
+    assert list(written(tmp_path)["penalty"]) == [3, 5]
+    fitted(model, board, initial_epoch=6, epochs=7)
+    assert sorted(written(tmp_path)["penalty"]) == [3, 5, 6]
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_training(api, tmp_path):
+    (tmp_path / "file").touch()
+    model, epochs = compiled(api), []
+    see = api.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    with pytest.raises(OSError, match="`log_dir` must be a folder.*Received.*file/logs"):
+        fitted(model, see, TensorBoard(tmp_path / "file" / "logs"))
+    assert not epochs
+
+
+class BytesPath:
+    def __fspath__(self):
+        return b"logs"
+
+
 def test_other_arguments_are_errors(tmp_path):
-    with pytest.raises(TypeError):
-        TensorBoard(3)
+    for folder in (None, 3, b"logs", BytesPath()):
+        with pytest.raises(TypeError, match="`log_dir` must be a string or a path. Received"):
+            TensorBoard(folder)
+    with pytest.raises(ValueError, match="`log_dir` must not be empty. Received"):
+        TensorBoard("")
     for name, value in [("every", 0), ("every", 1.5), ("images", -1), ("images", True)]:
         with pytest.raises(ValueError, match=f"`{name}` must be an int.*{value}"):
             TensorBoard(tmp_path, **{name: value})
@@ -270,14 +298,17 @@ def colours(values):
     return decoded
 
 
-def test_a_matrix_is_blue_white_red_and_dark():
+def test_a_matrix_has_the_colours_of_the_plots():
     times = 64  # as wide as it needs
     picture = colours(np.array([[-2.0, 1e-6], [0.0, 2.0]]))
     assert picture.shape == (2 * times, 2 * times, 3)
-    (low, middle), (zero, high) = picture[times // 2 :: times, times // 2 :: times].astype(int)
-    assert low[2] > 150 > low[0] and high[0] > 150 > high[2]
-    assert middle.min() > 240
-    np.testing.assert_array_equal(zero, DARK)
+    found = picture[times // 2 :: times, times // 2 :: times].reshape(4, 3)
+    light = themes.theme_named("light")
+    expected = [to_rgb(each) for each in (light.low, light.middle, light.zero, light.high)]
+    np.testing.assert_allclose(found / 255, expected, atol=1.1 / 255)
+    shades = COLOURS[pictures._LOWEST :] / 255
+    of_plots = themes.diverging(light)(np.linspace(0.0, 1.0, len(shades)))[:, :3]
+    np.testing.assert_allclose(shades, of_plots, atol=3 / 255)
 
 
 def test_a_convolution_has_a_tile_for_each_input_and_unit():
@@ -286,8 +317,8 @@ def test_a_convolution_has_a_tile_for_each_input_and_unit():
     kernel[2, 1, 8, 9] = -1e3
     picture = colours(kernel)
     assert picture.shape == (40 * 4 - 1, 50 * 3 - 1, 3)
-    is_dark = np.all(picture == DARK, axis=-1)
-    assert is_dark.sum() == 3 * 2 and np.all(is_dark[7 * 4 : 7 * 4 + 3, 9 * 3 : 9 * 3 + 2])
+    is_grey = np.all(picture == GREY, axis=-1)
+    assert is_grey.sum() == 3 * 2 and np.all(is_grey[7 * 4 : 7 * 4 + 3, 9 * 3 : 9 * 3 + 2])
     np.testing.assert_array_equal(picture[8 * 4 + 2, 9 * 3 + 1], COLOURS[pictures._LOWEST])
     between = np.all(picture == COLOURS[pictures.BETWEEN], axis=-1)
     assert np.all(between[3::4]) and np.all(between[:, 2::3])
@@ -308,8 +339,8 @@ def test_the_sizes_of_pictures(shape, expected):
     assert colours(np.ones(shape)).shape[:2] == expected
 
 
-def test_what_is_not_finite_is_not_dark():
-    assert not np.any(np.all(colours(np.array([[np.nan, np.inf, -np.inf]])) == DARK, axis=-1))
+def test_what_is_not_finite_is_not_grey():
+    assert not np.any(np.all(colours(np.array([[np.nan, np.inf, -np.inf]])) == GREY, axis=-1))
 
 
 @pytest.mark.slow

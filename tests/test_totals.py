@@ -3,6 +3,7 @@
 import logging
 import random
 
+import keras
 import networks
 import numpy as np
 import pytest
@@ -90,6 +91,39 @@ def test_a_layer_that_is_called_twice_counts_twice(api):
 def test_an_axis_of_unknown_length_counts_once(api):
     model = api.Sequential([api.Input((None, 4)), api.layers.Conv1D(6, 3)])
     assert multiply_adds(model) == 3 * 4 * 6
+
+
+@KERAS_3_FIRST
+def test_weights_over_axes_of_unknown_length_are_listed(api):
+    k = api.layers
+    x, known = api.Input((None, None, 4)), api.Input((3,))
+    y = k.Conv2D(5, 3, name="conv")(x)
+    y = k.TimeDistributed(k.Dense(6, name="inner"), name="each")(y)
+    y = k.GlobalAveragePooling2D()(y)
+    y = k.Dense(2, name="pooled")(y)
+    model = api.Model([x, known], [y, k.Dense(2, name="known")(known)])
+    found = tfreg.report(model)
+    assert found.unknown_lengths == ["conv/kernel", "each/inner/kernel"]
+    text = " ".join(str(found).split())
+    assert "Axes of unknown length count as one position, which is so for 2 weights" in text
+    assert tfreg.report(api.Sequential([api.Input((3,)), k.Dense(2)])).unknown_lengths == []
+
+
+def test_the_kernels_of_quantized_layers_are_listed_as_not_counted():
+    layers = [keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    model.quantize("int8")
+    found = tfreg.report(model)
+    assert found.not_counted == ["a/kernel", "b/kernel"] and found.multiply_adds == 0
+    assert "not counted, are those of 2 weights" in " ".join(str(found).split())
+
+
+@KERAS_3_FIRST
+def test_states_and_statistics_are_no_uncounted_weights(api):
+    k = api.layers
+    layers = [k.LSTM(3, stateful=True, return_sequences=True), k.BatchNormalization()]
+    model = api.Sequential([api.Input(batch_shape=(2, 5, 4)), *layers, k.Normalization(axis=-1)])
+    assert tfreg.report(model).not_counted == []
 
 
 # As published, of images of 224 x 224 pixels: the number, how exactly it was given, and where.
@@ -259,7 +293,7 @@ def test_a_model_without_a_graph_has_no_counts_but_a_reason(api, kind):
             return (*shape[:-1], 3)
 
     if kind == "unbuilt":
-        model = api.Sequential([api.layers.Dense(3)])
+        model = api.Sequential([api.layers.Dense(3, name="dense")])
     else:
         model = Branching()
         model(np.ones((2, 4), "float32"))
@@ -267,11 +301,54 @@ def test_a_model_without_a_graph_has_no_counts_but_a_reason(api, kind):
     found = tfreg.report(model)
     assert found.parameters == (0 if kind == "unbuilt" else 4 * 3 + 3)
     assert found.parameters_after is found.multiply_adds is found.multiply_adds_after is None
-    assert found.couplings == [] and len(found.unfollowed) == 1
+    assert found.couplings == found.unfollowed == [] and found.not_cut is None
     [row] = found.penalties
     assert row.strength == 0.1 if kind == "untraceable" else row.elements == 0
-    assert ("built" if kind == "unbuilt" else "cannot be followed") in found.unfollowed[0].reason
-    assert found.unfollowed[0].reason[:40] in str(found)
+    assert (
+        "dense'] are not built" if kind == "unbuilt" else "cannot be followed"
+    ) in found.not_followed
+    text = " ".join(str(found).split())
+    assert f"Couplings and multiply-adds are not known. {found.not_followed[:60]}" in text
+    assert "Cannot be cut" not in text
+
+
+class NoConfig:
+    """What `get_config` of a layer does: it raises an error."""
+
+    def __init__(self, error, **kwargs):
+        super().__init__(**kwargs)
+        self.error = error
+
+    def call(self, x):
+        return x * 1.0
+
+    def get_config(self):
+        raise self.error
+
+
+@KERAS_3_FIRST
+@pytest.mark.parametrize(
+    "error", [NotImplementedError(), AttributeError("no 'a'"), TypeError("b")], ids=repr
+)
+def test_what_cannot_be_made_anew_leaves_the_rest_of_the_report(api, error):
+    cls = type("Own", (NoConfig, api.layers.Layer), {})
+    k = api.layers
+    layers = [k.Dense(6, name="a"), k.Dense(5, name="b"), cls(error, name="own"), k.Dense(2)]
+    model = randomize(api.Sequential([api.Input((8,)), *layers]), np.random.default_rng(0))
+    model = tfreg.add_penalty(model, tfreg.GroupLasso(0.1), weights="a/kernel")
+    whole = tfreg.report(model)
+    assert whole.not_cut is None and whole.couplings[0].left == 6
+    tfreg.couple(model)[0].zero([0])
+    found = tfreg.report(model)
+    assert found.multiply_adds == whole.multiply_adds == 8 * 6 + 6 * 5 + 5 * 2
+    assert [(each.size, each.left) for each in found.couplings] == [(6, None)]
+    assert found.parameters_after is found.multiply_adds_after is None
+    assert found.unfollowed and found.not_followed is None
+    assert type(error).__name__ in found.not_cut and str(error) in found.not_cut
+    text = " ".join(str(found).split())
+    assert f"What tfreg.compact would leave is not known: {found.not_cut}" in text
+    assert " - / 6 " in text and " - / 6" in " ".join(str(whole.compare(found)).split())
+    assert found.penalties[0].zero_groups == 1 and found._repr_html_() and found.to_dict()
 
 
 # What stays as it is.

@@ -192,7 +192,7 @@ def _add_import(command: argparse.ArgumentParser) -> None:
 def _import(modules: list[str], command: argparse.ArgumentParser) -> None:
     try:
         files.import_modules(modules)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         command.error(f"argument --import: {type(error).__name__}: {error}")
 
 

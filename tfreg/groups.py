@@ -250,19 +250,25 @@ class Groups:
         layout = self._layout(layout)
         runs: Any = dataclasses.replace(self, lists=None).resolve(layout)
         lengths = layout.lengths_of_parts(shape)
-        number, count = np.zeros([1] * len(lengths), int), 1
+        spans = dict(runs.lengths)
+        # Half as large as the default, where that holds all numbers.
+        dtype: Any = np.int32 if math.prod(lengths) < 2**31 else np.int64
+        number, count = np.zeros([1] * len(lengths), dtype), 1
         for axis in reversed(runs.order or range(len(lengths))):
-            along = np.arange(lengths[axis])
-            if axis in dict(runs.lengths):
-                along //= dict(runs.lengths)[axis] or max(lengths[axis], 1)
-            along = along if along.any() else along[:1]
-            number = number + count * np.reshape(along, [-1] + [1] * (len(lengths) - 1 - axis))
-            count *= int(np.max(along, initial=0)) + 1
+            span = spans.get(axis, 1)
+            if span is None:
+                continue
+            along = np.arange(lengths[axis], dtype=dtype) // dtype(span)
+            along = along if along.any() or not len(along) else along[:1]
+            number = number + dtype(count) * np.reshape(
+                along, [-1] + [1] * (len(lengths) - 1 - axis)
+            )
+            count *= int(np.max(along, initial=-1)) + 1
         full: list[int] = []
         merged = []
         for axis in range(layout.rank):
             parts = layout.parts_of(axis)
-            is_counted = any(number.shape[i] > 1 for i in parts)
+            is_counted = any(number.shape[i] != 1 for i in parts)
             full += [lengths[i] if is_counted else 1 for i in parts]
             merged.append(math.prod(full[-len(parts) :]))
         return np.reshape(np.broadcast_to(number, full), merged)

@@ -81,6 +81,7 @@ from tfreg.backend.optimizers import (
     trained_variables,
     update,
 )
+from tfreg.backend.restoring import as_if_never_called, as_if_nothing_was_made
 from tfreg.backend.serialization import (
     PACKAGE,
     check_registered,

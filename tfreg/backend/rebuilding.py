@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -262,22 +261,6 @@ def scope_of(model: Model) -> contextlib.AbstractContextManager[Any]:
     """The scope of the distribution strategy that `model` was made in."""
     strategy = model.distribute_strategy
     return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-@contextlib.contextmanager
-def as_if_nothing_was_drawn() -> Iterator[None]:
-    """A scope after which either Keras draws the seeds that it would have drawn without it."""
-    state = random.getstate()
-    # What tf_keras.utils.set_random_seed has set, in this thread.
-    seeds_of_tf_keras = sys.modules["tf_keras.src.backend"]._SEED_GENERATOR
-    generator = getattr(seeds_of_tf_keras, "generator", None)
-    seeds = None if generator is None else generator.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        if generator is not None:
-            generator.setstate(seeds)
 
 
 def _with_policy_of(old: Any, new: Any) -> Any:

@@ -72,6 +72,11 @@ def _reason_not_to_load(path, error):
             f"it has {name!r}, which nothing here registers; name the module that does: "
             "--import MODULE"
         )
+    if "Python lambda" in str(error) or "Python `lambda`" in str(error):
+        return (
+            "it has a layer with a Python lambda, which Keras loads in unsafe mode alone; make "
+            "that a registered function, and save the model anew"
+        )
     ending = _ending_by_content(path)
     if ending is None:
         return "it is no .keras or .h5 file, or not the whole of one"

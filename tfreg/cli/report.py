@@ -17,15 +17,12 @@ def run(path, other, penalty, tolerance, as_json, plot, theme):
     """Prints the report of the model in the file `path`, or compares it with the one in `other`."""
     files = [path] if other is None else [path, other]
     reports = [_reported(file, penalty, tolerance) for file in files]
+    result = reports[0] if other is None else reports[0].compare(reports[1])
+    print(json.dumps(result.to_dict(), indent=2) if as_json else result)
     if plot is not None:
         _plot(reports[-1], plot, theme)
-    result = reports[0] if other is None else reports[0].compare(reports[1])
-    if as_json:
-        print(json.dumps(result.to_dict(), indent=2))
-        return
-    print(result)
-    if plot is not None:
-        print(f"\nThe plot is {plot}")
+        if not as_json:
+            print(f"\nThe plot is {plot}")
 
 
 def _reported(path, penalty, tolerance):
@@ -45,7 +42,7 @@ def _plot(reported, path, theme):
         fail(COMMAND, f"{path} cannot be written: {error.strerror or error}")
     except ImportError as error:
         fail(COMMAND, str(error))
-    except ValueError as error:  # of matplotlib, for instance for a file of a kind that it lacks
+    except (RuntimeError, ValueError) as error:  # of matplotlib, for a kind of file that it lacks
         fail(COMMAND, f"{path} cannot be written: {reason(error)}")
 
 

@@ -169,12 +169,6 @@ def get_penalties(model: Model) -> list[AttachedPenalty]:
     return [entry for entry in _entries(model) if isinstance(entry.penalty, (Penalty, Joint))]
 
 
-def total_value(model: Model) -> tf.Tensor:
-    """The sum of all penalties on the weights of `model` now, regularizers of Keras included."""
-    values = [entry.value() for entry in _entries(model) if entry.weights is not None]
-    return terms.sum_of(values) if values else tf.zeros([])
-
-
 def is_of_a_layer(entry: AttachedPenalty) -> bool:
     """Whether it is the argument of a layer, and not added to a model."""
     return isinstance(entry._on, _OnLayer)
@@ -235,3 +229,16 @@ def _with_contents(model: Model) -> Iterator[tuple[AttachedPenalty, Contents]]:
             path = backend.weight_path(weight, names)
             on_layer = _OnLayer(model, regularizer, weight)
             yield AttachedPenalty(regularizer, [path], None, [weight], on_layer), contents
+
+
+def unscheduled_values(model: Model) -> Iterator[tuple[tf.Tensor, Schedule | None, Any]]:
+    """The value of each penalty on weights without its schedule, that schedule, what it counts.
+
+    Regularizers of Keras are included.
+    """
+    for entry in _entries(model):
+        if isinstance(entry._on, _OnModel) and entry.schedule is not None:
+            with penalized.reading_losses(model):
+                yield terms.unscheduled(entry._on.holder, entry._on.term)
+        elif entry._on is not None:
+            yield entry._on.value(), None, None

@@ -240,3 +240,14 @@ def term_of(config: Any) -> Term:
         None if schedule is None else schedules.check_kind(backend.deserialize(schedule)),
         _LostStep() if "step" in config else None,
     )
+
+
+def unscheduled(holder: Model, term: Term) -> tuple[tf.Tensor, Schedule | None, Step | None]:
+    """What `value_of` gives without the schedule, that schedule, and what it counts.
+
+    Without weights to train no schedule counts anything.
+    """
+    value = _loss(Contents(holder), term._replace(schedule=None))
+    if value is None:
+        return tf.zeros([]), None, None
+    return value, term.schedule, _step(holder, term)

@@ -6,9 +6,11 @@ from typing import Any
 from tfreg import backend, steps
 from tfreg.inventory import Model, Variable
 from tfreg.layout import Layout
+from tfreg.model.contents import Contents
 from tfreg.model.terms import OnWeights, product, value_at
 from tfreg.penalties import GroupLasso
 from tfreg.penalties.coupled import Coupled
+from tfreg.proximal.bound import check_fits, not_trained, weights_in
 from tfreg.proximal.budgets import BoundBudget
 from tfreg.proximal.magnitude import ByMagnitude
 from tfreg.proximal.target import Count
@@ -28,7 +30,7 @@ def proximal_penalties(model: Model) -> Iterator[OnWeights]:
     if not proximal_steps.has_weights_in(model):
         yield from (OnWeights(each, [], [], None, None) for each in proximal_steps.penalties)
         return
-    variables = proximal_steps.variables_in(model)
+    variables = _variables(proximal_steps, model)
     step = steps.current(backend.innermost(model.optimizer))
     for number, term in enumerate(proximal_steps.terms):
         multiplier = term.multiplier(step) * proximal_steps.strength_of(number)
@@ -36,6 +38,22 @@ def proximal_penalties(model: Model) -> Iterator[OnWeights]:
         layouts = [weight.layout for weight in term.weights]
         value = product(multiplier, value_at(term.penalty, weights, layouts))
         yield OnWeights(term.penalty, weights, layouts, multiplier, value)
+
+
+def _variables(proximal_steps: Any, model: Model) -> list[Variable]:
+    """What the optimizer trains, or will train, in `model`.
+
+    Raises:
+        ValueError: if its penalties and budgets are on weights of another model.
+    """
+    bound_to = [*proximal_steps.terms, *proximal_steps.budgets]
+    variables = proximal_steps.variables_in(model)
+    check_fits(bound_to, variables, proximal_steps.count)
+    there = Contents(model).weights_by_id
+    for weight in weights_in(bound_to):
+        if id(variables[weight.place]) not in there:
+            raise ValueError(not_trained(weight.path))
+    return variables
 
 
 def weights_of_proximal_penalties(
@@ -48,7 +66,7 @@ def weights_of_proximal_penalties(
     proximal_steps = backend.proximal_steps_of(getattr(model, "optimizer", None))
     if proximal_steps is None or not proximal_steps.has_weights_in(model):
         return
-    variables = proximal_steps.variables_in(model)
+    variables = _variables(proximal_steps, model)
     for term in proximal_steps.terms:
         layouts = [weight.layout for weight in term.weights]
         yield term.penalty, [variables[weight.place] for weight in term.weights], layouts
@@ -68,7 +86,7 @@ def counts_of_budgets(model: Model) -> list[tuple[BoundBudget, list[Count]]]:
     proximal_steps = backend.proximal_steps_of(getattr(model, "optimizer", None))
     if proximal_steps is None or not proximal_steps.has_weights_in(model):
         return []
-    variables = proximal_steps.variables_in(model)
+    variables = _variables(proximal_steps, model)
     return [
         (budget, budget.counts(state, [variables[each.place] for each in budget.weights]))
         for budget, state in zip(proximal_steps.budgets, proximal_steps.states)

@@ -401,8 +401,11 @@ class ProximalSteps:
         return self._pending is None or model.built
 
     def variables_in(self, model: Model) -> list[Variable]:
-        """What the optimizer trains, or will train, in `model`."""
-        return list(model.trainable_variables) if self.variables is None else self.variables
+        """What the optimizer trains, or will train, in `model`: its terms count places in it."""
+        if self.variables is not None:
+            return self.variables
+        made_for = model if self._pending is None else self._pending[0]
+        return list(made_for.trainable_variables)
 
     def strength_of(self, number: int) -> float:
         """By what the steps of that penalty are multiplied, where a strength is driven."""

@@ -1,15 +1,17 @@
 """Callbacks that show what the penalties of a model do."""
 
-import functools
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.model.attached import total_value
-from tfreg.reporting.course import Course
-from tfreg.reporting.logs import add_to_logs
+from tfreg.reporting.course import Course, Meter, Sample, total
+from tfreg.reporting.logs import add_to_logs, check_names
 from tfreg.reporting.zeros import zero_groups
+
+_PENALTY, _LOSS_WITHOUT, _ZERO_GROUPS = "penalty", "loss_without_penalty", "zero_groups"
+_FIGURES = (_PENALTY, _LOSS_WITHOUT, _ZERO_GROUPS)
 
 
 class PenaltyMetrics(backend.Callback):
@@ -21,10 +23,9 @@ class PenaltyMetrics(backend.Callback):
 
     - `penalty`;
     - `loss_without_penalty`: the loss of the epoch minus its penalty. The loss that `fit` tells is
-      the mean of the losses before each step. So what is subtracted is the mean of the penalty
-      there: of straight lines through its values before the first steps, before some later ones,
-      the further apart the more steps were taken, and at the end. All steps count alike, so a
-      smaller last batch shifts it a little;
+      a mean over steps, so the penalty is measured before some steps, interpolated between them
+      with its schedule as it is at each step, and its mean subtracted. So it is approximate, and
+      what activity regularizers and `add_loss` add stays in it;
     - `zero_groups`: the share of the groups of all penalties that is exactly 0, or of elements if
       no penalty has groups; left out if there is no penalty of tfreg;
     - `val_loss_without_penalty`, with validation data: the validation loss minus the penalty at
@@ -40,7 +41,8 @@ class PenaltyMetrics(backend.Callback):
     `zero_groups` only, as they are not in the loss.
 
     Raises:
-        ValueError: at the end of an epoch, if the model has a metric named as one of the figures.
+        ValueError: in the first step, if the model has a metric named as one of the figures; at the
+            end of the first epoch, if the callback is listed twice.
 
     Example:
 
@@ -69,36 +71,37 @@ class PenaltyMetrics(backend.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # tf_keras may build it in the first step.
-        self._course.begin(batch, self._penalty if self.model.built else None)
+        self._course.begin(batch, self._sample if self.model.built else None)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._course.end(batch)
+        if isinstance(logs, Mapping):  # with parameter servers it is a promise of them
+            check_names(logs, _FIGURES, self)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._penalty_of_validation = float(self._penalty())
+        self._penalty_of_validation = total(self._sample())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
-        figures = {"penalty": float(self._penalty())}
+        sample = self._sample()
+        figures = {_PENALTY: total(sample)}
         steps = self._steps()
         if "loss" in logs and steps:
-            mean = self._course.mean(steps, figures["penalty"])
-            figures["loss_without_penalty"] = float(logs["loss"]) - mean
+            figures[_LOSS_WITHOUT] = float(logs["loss"]) - self._course.mean(steps, sample)
         zeros = zero_groups(self.model)
         if zeros is not None and zeros[1]:
-            figures["zero_groups"] = zeros[0] / zeros[1]
+            figures[_ZERO_GROUPS] = zeros[0] / zeros[1]
         if "val_loss" in logs:
             without = float(logs["val_loss"]) - self._penalty_of_validation
-            figures["val_loss_without_penalty"] = without
+            figures[f"val_{_LOSS_WITHOUT}"] = without
         add_to_logs(logs, figures, self)
 
-    def _penalty(self) -> tf.Tensor:
+    def _sample(self) -> Sample:
         weights = backend.trainable_weights(self.model)
         if self._weights is None or list(map(id, weights)) != list(map(id, self._weights)):
-            value = functools.partial(total_value, self.model)
-            self._weights, self._value = weights, tf.function(value, autograph=False)
-        return self._value()
+            self._weights, self._meter = weights, Meter(self.model)
+        return self._meter.sample()
 
     def _steps(self) -> int:
         """How many steps the epoch had."""

@@ -3,9 +3,9 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfreg.reporting.sections import MULTIPLY_ADDS, name_of
+from tfreg.reporting.sections import MULTIPLY_ADDS
 from tfreg.reporting.tables import (
     MOST_ROWS,
     Table,
@@ -20,10 +20,13 @@ from tfreg.reporting.tables import (
     ratio,
 )
 
+if TYPE_CHECKING:
+    from tfreg.reporting.report import Report
+
 TOTALS = ("parameters", "parameters_after", "multiply_adds", "multiply_adds_after")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
     """Two reports side by side: `before.compare(after)`.
 
@@ -45,8 +48,8 @@ class Comparison:
     [8, 3]
     """
 
-    before: Any
-    after: Any
+    before: "Report"
+    after: "Report"
 
     def to_dict(self) -> dict[str, Any]:
         """What both reports have, in JSON's types, as `Report.to_dict`.
@@ -88,7 +91,7 @@ class Comparison:
 
     def _penalties(self) -> Iterator[tuple[Any, "_Pair"]]:
         def key(row: Any) -> Hashable:
-            return tuple(row.paths), name_of(row.penalty), row.where
+            return tuple(row.paths), row.kind, row.where
 
         return _paired(self.before.penalties, self.after.penalties, key)
 

@@ -1,10 +1,13 @@
 """What all plots share: figures without pyplot, axes, and texts that fit."""
 
+import contextlib
 import functools
 import io
 import math
 import os
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tfreg.reporting.themes import Theme
@@ -23,10 +26,17 @@ _RESOLUTION = 150
 _HIGHEST, _DEEPEST = 1e250, 1e-40
 
 
-def new_figure(width: float, height: float, theme: Theme) -> "Figure":
-    """An empty figure of that size in inches, which a notebook shows; no pyplot knows it."""
+# What of the user's settings counts: it is needed for some names, or is no part of the picture.
+_OF_THE_USER = re.compile(
+    r"font\.(family|serif|sans-serif|monospace|cursive|fantasy)$|(pdf|ps|svg)\.fonttype$"
+)
+
+
+@contextlib.contextmanager
+def by_defaults() -> Iterator[None]:
+    """Draws by the defaults of matplotlib, and not by the user's settings, except for fonts."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.style
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] != "matplotlib":
             raise
@@ -34,10 +44,28 @@ def new_figure(width: float, height: float, theme: Theme) -> "Figure":
             "Plots need matplotlib. Install it: pip install 'tfreg[plot]'", name=error.name
         ) from error
 
+    settings = matplotlib.rcParams
+    # Not by items(): to ask for the backend would choose one.
+    kept: dict[str, Any] = {name: settings[name] for name in settings if _OF_THE_USER.match(name)}
+    with matplotlib.style.context(["default", kept]):
+        yield
+
+
+def new_figure(width: float, height: float, theme: Theme) -> "Figure":
+    """An empty figure of that size in inches, which a notebook shows; no pyplot knows it."""
+    from matplotlib.figure import Figure
+
     figure = Figure((width, height), dpi=100, facecolor=theme.background, layout="constrained")
     # IPython itself draws figures only once pyplot has chosen its way to show them.
     setattr(figure, "_repr_png_", functools.partial(_png, figure))
+    # Most ticks are made no sooner than that.
+    setattr(figure, "draw", functools.partial(_draw, figure))
     return figure
+
+
+@by_defaults()
+def _draw(figure: "Figure", renderer: Any) -> None:
+    type(figure).draw(figure, renderer)
 
 
 def _png(figure: "Figure") -> bytes:
@@ -96,7 +124,7 @@ def save(figure: "Figure", path: pathlib.Path | None) -> "Figure":
 
 
 def style(axes: "Axes", theme: Theme, grid: bool = True) -> None:
-    """Sets what matplotlib would take from the user's defaults."""
+    """Sets the colours and sizes of `axes`, without a frame where there is a `grid`."""
     axes.set_facecolor(theme.background)
     axes.tick_params(which="both", colors=theme.text, labelsize=SIZE - 1)
     axes.tick_params(top=False, right=False, labeltop=False, labelright=False)

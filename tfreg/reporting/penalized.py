@@ -15,6 +15,7 @@ from tfreg.model.attached import every_penalty_on_weights, is_of_a_layer
 from tfreg.model.contents import Contents
 from tfreg.model.terms import OnWeights
 from tfreg.penalties import Joint, Penalty, Sum
+from tfreg.penalties.coupled import Coupled
 from tfreg.proximal.listing import counts_of_budgets, proximal_penalties
 from tfreg.reporting.zeros import are_zero, norms_in, structures
 
@@ -27,14 +28,16 @@ class ReportedPenalty:
         paths: the paths of the weights, as `tfreg.get_penalties` tells them.
         shapes: their shapes.
         penalty: what the penalty is printed as.
+        kind: the name of its class; of a penalty that ties weights, that of the one in it.
+        of_entries: what the one in the penalty of a coupling is printed as; None for any other.
         where: `"layer"`, the argument of a layer; `"model"`, added by `tfreg.add_penalty`; or
             `"optimizer"`, in a `tfreg.Proximal`.
         strength: its factor, times what its schedule gives now, and times the strength that a
             `TargetSparsity` drives. None if it has no one factor, as a sum has not, or if the step
             that its schedule counts is not known.
-        value: its value now, with all of that; 0 for frozen weights, and None if the step is not
-            known or the model is not built. That of an `"optimizer"` is in no loss; `start_step`
-            and `heal` do not count in it.
+        value: its value now, with all of that; None if the step is not known or the model is not
+            built. In the loss it is 0 for frozen weights. That of an `"optimizer"` is in no loss;
+            `start_step`, `heal` and what is frozen do not count in it.
         share: of the sum of all finite values in the report; 0 for any other value.
         elements: the number of elements of its weights, frozen or not.
         zero_elements: how many of them are exactly 0.
@@ -43,12 +46,16 @@ class ReportedPenalty:
         small_groups: how many have a norm of at most the report's `tolerance` times the largest of
             this penalty's; those that are 0 included.
         norms: the Euclidean norms of the groups, a float64 vector; of a penalty without groups the
-            magnitudes of the elements.
+            magnitudes of the elements, of float64 weights in float64 and of others in float32.
+
+    Rows are equal if all but their norms are; none has a hash.
     """
 
     paths: list[str]
     shapes: list[tuple[int, ...]]
     penalty: str
+    kind: str
+    of_entries: str | None
     where: str
     strength: float | None
     value: float | None
@@ -113,8 +120,8 @@ def _row(where: str, on: OnWeights, paths: list[str], tolerance: float) -> Repor
     found = structures(on.penalty, [array.shape for array in arrays], on.layouts)
     groups = zero_groups = small_groups = None
     if found is None or not arrays:
-        magnitudes = [np.abs(array.astype(np.float64)).ravel() for array in arrays]
-        norms = np.concatenate([np.zeros(0), *magnitudes])
+        magnitudes = [np.abs(_at_least_float32(array)).ravel() for array in arrays]
+        norms = np.concatenate(magnitudes or [np.zeros(0)])
     else:
         norms = norms_in(found, arrays)
         is_zero = are_zero(found, [array != 0 for array in arrays])
@@ -123,20 +130,33 @@ def _row(where: str, on: OnWeights, paths: list[str], tolerance: float) -> Repor
         small_groups = int(np.sum(is_zero | (norms <= tolerance * largest)))
     elements = sum(array.size for array in arrays)
     return ReportedPenalty(
-        paths,
-        [array.shape for array in arrays],
-        _shown(on.penalty),
-        where,
-        _strength(on),
-        on.value,
-        0.0,
-        elements,
-        elements - sum(int(np.count_nonzero(array)) for array in arrays),
-        groups,
-        zero_groups,
-        small_groups,
-        norms,
+        paths=paths,
+        shapes=[array.shape for array in arrays],
+        penalty=_shown(on.penalty),
+        kind=_kind(on.penalty),
+        of_entries=_shown(on.penalty.penalty) if isinstance(on.penalty, Coupled) else None,
+        where=where,
+        strength=_strength(on),
+        value=on.value,
+        share=0.0,
+        elements=elements,
+        zero_elements=elements - sum(int(np.count_nonzero(array)) for array in arrays),
+        groups=groups,
+        zero_groups=zero_groups,
+        small_groups=small_groups,
+        norms=norms,
     )
+
+
+def _at_least_float32(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
+
+
+def _kind(penalty: Any) -> str:
+    if isinstance(penalty, Joint):
+        return _kind(penalty.penalty)
+    # A regularizer may be a function.
+    return getattr(penalty, "__name__", type(penalty).__name__)
 
 
 def _strength(on: OnWeights) -> float | None:

@@ -5,14 +5,15 @@ import zlib
 
 import numpy as np
 
+from tfreg.reporting import themes
+
 # Pixels along a side: at most, and at least before pixels are repeated.
 MOST, _LEAST = 512, 128
 # The colours of values: 0 by itself, the space between tiles, and from the most negative one
 # through almost 0 to the most positive.
 ZERO, BETWEEN, _LOWEST = 0, 1, 2
 _SHADES = 254
-_COLOURS = [(40, 40, 46), (128, 128, 128)]
-_NEGATIVE, _NEUTRAL, _POSITIVE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
+_THEME = themes.theme_named("light")
 
 
 def picture(values: np.ndarray) -> np.ndarray:
@@ -20,8 +21,8 @@ def picture(values: np.ndarray) -> np.ndarray:
 
     It has a row of tiles for each entry of the last axis but one, the inputs, and a column of them
     for each of the last one, the units. Each tile has the axes before these, such as the window of
-    a convolution. Blue is negative and red positive, as strong as the value is large beside the
-    weight's largest; dark is exactly 0. Of what has no room in 512 pixels along a side, it has
+    a convolution. Blue is negative and vermillion positive, as strong as the value is large beside
+    the weight's largest; grey is exactly 0. Of what has no room in 512 pixels along a side, it has
     evenly picked entries of each axis.
     """
     values = np.asarray(values)
@@ -80,9 +81,14 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _palette() -> np.ndarray:
-    """The red, green and blue of each colour."""
+    """The red, green and blue of each colour: those of the plots."""
+    low, middle, high = map(_from_hex, (_THEME.low, _THEME.middle, _THEME.high))
     along = np.linspace(-1.0, 1.0, _SHADES)[:, None]
-    neutral = np.array(_NEUTRAL)
-    ends = np.where(along < 0.0, np.array(_NEGATIVE), np.array(_POSITIVE))
-    shades = neutral + np.abs(along) * (ends - neutral)
-    return np.concatenate([_COLOURS, np.rint(shades)]).astype(np.uint8)
+    low, middle, high = map(themes._to_oklab, (low, middle, high))
+    shades = themes._from_oklab(middle + np.abs(along) * (np.where(along < 0, low, high) - middle))
+    others = [_from_hex(_THEME.zero), _from_hex(_THEME.background)]
+    return np.rint(255 * np.concatenate([others, shades])).astype(np.uint8)
+
+
+def _from_hex(colour: str) -> np.ndarray:
+    return np.array(list(bytes.fromhex(colour.removeprefix("#")))) / 255

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from tfreg.reporting.penalized import ReportedPenalty
+    from tfreg.reporting.report import Report
+
 # Panels of a figure, at most.
 _MOST_PANELS = 20
 # A panel draws this many of the norms, at even ranks, if there are more.
 _MOST_POINTS = 1000
-# Up to this many, each norm is a dot.
+# If no panel has more norms to draw, each is a dot.
 _MOST_DOTS = 60
 _ONE = {"groups": "group", "elements": "element", "entries": "entry"}
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.5
@@ -27,19 +30,17 @@ _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.5
 class _Panel(NamedTuple):
     """The `norms` that one panel shows, those of `things`.
 
-    Up to `small` they count as small. The `share` of the sum of all penalties ranks the panels.
+    `zeros` of these are exactly 0, which a norm may be of what is not. Up to `small` they count as
+    small. The `share` of the sum of all penalties ranks the panels.
     """
 
     paths: Sequence[str]
     kind: str
     things: str
     norms: np.ndarray
+    zeros: int
     small: float | None
     share: float
-
-    @property
-    def zeros(self) -> int:
-        return int(np.count_nonzero(self.norms == 0.0))
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -47,7 +48,8 @@ class _Panel(NamedTuple):
         return self.zeros / max(len(self.norms), 1), self.share
 
 
-def plot_report(report: Any, path: StrPath | None = None, theme: str = "light") -> "Figure":
+@drawing.by_defaults()
+def plot_report(report: "Report", path: StrPath | None = None, theme: str = "light") -> "Figure":
     """Draws the norms of the groups of each penalized weight, and counts the exact zeros.
 
     A panel for each penalty of the `report` has the norms in descending order, on a log scale; the
@@ -85,22 +87,22 @@ def plot_report(report: Any, path: StrPath | None = None, theme: str = "light") 
     return drawing.save(figure, place)
 
 
-def _panels(report: Any) -> list[_Panel]:
+def _panels(report: "Report") -> list[_Panel]:
     panels = [_of_penalty(each, report.tolerance) for each in report.penalties]
     if all(penalty.groups is None for penalty in report.penalties):
-        panels += [
-            _Panel(each.paths, "Coupling", "entries", np.asarray(each.norms), None, 0.0)
-            for each in report.couplings
-        ]
+        for each in report.couplings:
+            zeros = int(np.count_nonzero(each.norms == 0.0))
+            panels.append(_Panel(each.paths, "Coupling", "entries", each.norms, zeros, None, 0.0))
     return panels
 
 
-def _of_penalty(reported: Any, tolerance: float) -> _Panel:
-    norms = np.ravel(np.asarray(reported.norms, np.float64))
-    things = "elements" if reported.groups is None else "groups"
-    largest = np.max(norms, initial=0.0, where=np.isfinite(norms))
-    kind = reported.penalty.partition("(")[0]
-    return _Panel(reported.paths, kind, things, norms, tolerance * largest, reported.share)
+def _of_penalty(reported: "ReportedPenalty", tolerance: float) -> _Panel:
+    norms = reported.norms
+    small = tolerance * np.max(norms, initial=0.0, where=np.isfinite(norms))
+    things, zeros = "groups", reported.zero_groups
+    if zeros is None:
+        things, zeros = "elements", reported.zero_elements
+    return _Panel(reported.paths, reported.kind, things, norms, zeros, small, reported.share)
 
 
 def _that_matter(panels: list[_Panel]) -> list[_Panel]:
@@ -138,12 +140,13 @@ def _draw_all(
     kinds = {panel.kind for panel in panels}
     pitch = 72.0 * (figure.get_figwidth() - 0.9) / columns - 14.0
     things = sorted({panel.things for panel in panels})
+    marker = "o" if all(len(_positive(panel)) <= _MOST_DOTS for panel in panels) else "none"
     for number, axes in enumerate(grid.flat):
         if number >= len(panels):
             axes.remove()
             continue
         panel = panels[number]
-        _draw(axes, panel, theme)
+        _draw(axes, panel, marker, theme)
         lines = [_names(panel.paths), *[panel.kind] * (len(kinds) > 1), *_counts(panel)]
         title = "\n".join(drawing.shortened(line, pitch) for line in lines)
         axes.set_title(title, loc="left", **drawing.words(theme))
@@ -173,13 +176,11 @@ def _norm_label(things: list[str]) -> str:
     return ", ".join(names[thing] for thing in things)
 
 
-def _draw(axes: "Axes", panel: _Panel, theme: Theme) -> None:
+def _draw(axes: "Axes", panel: _Panel, marker: str, theme: Theme) -> None:
     drawing.style(axes, theme)
     axes.set_autoscale_on(False)  # the panels have limits in common
-    ranks, norms = _curve(panel.norms)
-    marker = "o" if len(norms) <= _MOST_DOTS else "none"
     axes.plot(
-        *(ranks, norms),
+        *_curve(panel),
         color=theme.lines[0],
         linestyle="-",
         linewidth=1.8,
@@ -194,14 +195,18 @@ def _draw(axes: "Axes", panel: _Panel, theme: Theme) -> None:
         axes.axhline(panel.small, color=theme.lines[1], linewidth=1.2, linestyle=(0, (4, 2)))
 
 
-def _curve(norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _curve(panel: _Panel) -> tuple[np.ndarray, np.ndarray]:
     """Ranks in percent, and the positive norms in descending order at these."""
-    positive = np.sort(norms[np.isfinite(norms) & (norms > 0.0)])[::-1]
+    positive = np.sort(_positive(panel))[::-1]
     places = np.arange(len(positive))
     if len(positive) > _MOST_POINTS:
         places = np.linspace(0, len(positive) - 1, _MOST_POINTS).round().astype(int)
-    bad = np.count_nonzero(~np.isfinite(norms))
-    return 100.0 * (places + bad + 0.5) / max(len(norms), 1), positive[places]
+    bad = np.count_nonzero(~np.isfinite(panel.norms))
+    return 100.0 * (places + bad + 0.5) / max(len(panel.norms), 1), positive[places]
+
+
+def _positive(panel: _Panel) -> np.ndarray:
+    return panel.norms[np.isfinite(panel.norms) & (panel.norms > 0.0)]
 
 
 def _set_limits(axes: "Axes", panels: list[_Panel]) -> None:
@@ -209,9 +214,8 @@ def _set_limits(axes: "Axes", panels: list[_Panel]) -> None:
     axes.set_xticks([0, 25, 50, 75, 100])
     low, high = np.inf, 0.0
     for panel in panels:
-        is_drawn = np.isfinite(panel.norms) & (panel.norms > 0.0)
-        low = np.min(panel.norms, initial=min(low, panel.small or low), where=is_drawn)
-        high = np.max(panel.norms, initial=high, where=is_drawn)
+        low = np.min(_positive(panel), initial=min(low, panel.small or low))
+        high = np.max(_positive(panel), initial=high)
     if high > 0.0:
         drawing.log_axis(axes, low, high)
     else:  # all that there is is shaded, and a scale would mean nothing

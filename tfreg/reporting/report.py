@@ -4,9 +4,12 @@ import dataclasses
 import os
 from typing import Any
 
+import tensorflow as tf
+
 from tfreg import backend
 from tfreg.checks import check_number
 from tfreg.inventory import Model
+from tfreg.model.contents import Contents
 from tfreg.reporting.comparison import Comparison
 from tfreg.reporting.penalized import (
     ReportedBudget,
@@ -23,7 +26,7 @@ from tfreg.reporting.totals import ReportedCoupling, Unfollowed, totals
 from tfreg.structure.rules import Rules
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Report:
     """What the penalties of a model do, what is left of it, and what it costs.
 
@@ -33,8 +36,9 @@ class Report:
     Attributes:
         model: the name of the model.
         penalties: a `ReportedPenalty` for each weight that each penalty is on: `paths`, `shapes`,
-            `penalty`, `where`, `strength`, `value`, `share`, `elements`, `zero_elements`, `groups`,
-            `zero_groups`, `small_groups` and `norms`. One for the weights that a penalty ties.
+            `penalty`, `kind`, `of_entries`, `where`, `strength`, `value`, `share`, `elements`,
+            `zero_elements`, `groups`, `zero_groups`, `small_groups` and `norms`. One for the
+            weights that a penalty ties.
         couplings: a `ReportedCoupling` for each of `tfreg.couple`: `paths`, `size`, how many
             entries `tfreg.compact` leaves as `left`, and `norms`.
         budgets: a `ReportedBudget` for each resource that a `tfreg.Budget` of the optimizer bounds:
@@ -48,9 +52,16 @@ class Report:
         tolerance: as given.
         weights: a `ReportedWeight` for each weight, penalized or not: `path`, `shape` and
             `zero_elements`.
+        unknown_lengths: the paths of weights whose multiply-adds are for one position of an axis of
+            unknown length.
+        is_built: whether all layers have made their weights. Those that have not, tell none of
+            their regularizers.
+        not_followed: why a model has no couplings and multiply-adds that are known: it is not
+            built, or cannot be traced. None if it has.
+        not_cut: why it is not known what `tfreg.compact` would leave of a model with couplings: its
+            layers cannot be made anew. None if that is known.
 
-    What is not known is None: the counts after, and the multiply-adds, of a model that is not built
-    or cannot be traced; `unfollowed` says why.
+    What is not known is None: the counts after, the multiply-adds, and what is `left` of couplings.
 
     Example:
 
@@ -77,6 +88,10 @@ class Report:
     not_counted: list[str]
     tolerance: float
     weights: list[ReportedWeight] = dataclasses.field(default_factory=list)
+    unknown_lengths: list[str] = dataclasses.field(default_factory=list)
+    is_built: bool = True
+    not_followed: str | None = None
+    not_cut: str | None = None
 
     def compare(self, other: "Report") -> Comparison:
         """This report and a later one, of the same model or of a smaller one, side by side.
@@ -172,6 +187,10 @@ def report(model: Model, tolerance: float = 1e-3, rules: Rules | None = None) ->
     Keras's own regularizers of weights are listed with them, without groups. The values in the
     loss, those of layers and the model, add up to the model's losses by weights.
 
+    A subclassed model is traced: its `call` runs once or twice on symbolic tensors. What that does
+    to variables, losses and nodes of the model is undone. What else a `call` does stays: Python
+    attributes that it sets, weights that it makes, random numbers that it draws by TensorFlow.
+
     A strength whose schedule counts the steps of an optimizer that is not there, as before the
     model is compiled, is None, and so is its value.
 
@@ -186,7 +205,9 @@ def report(model: Model, tolerance: float = 1e-3, rules: Rules | None = None) ->
         `plot(path)`.
 
     Raises:
-        TypeError, ValueError: for other arguments.
+        TypeError, ValueError: for other arguments; if the model has a `tfreg.Proximal` that was
+            made for another.
+        RuntimeError: in a `tf.function` or a `tf.Graph`.
 
     Example:
 
@@ -205,19 +226,20 @@ def report(model: Model, tolerance: float = 1e-3, rules: Rules | None = None) ->
             f"Argument `model` must be a model of Keras 3 or tf_keras. Received: model={model!r}"
         )
     backend.check_not_graph_mode("tfreg.report")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "tfreg.report reads the values of weights, which a graph has not. Call it outside of "
+            "tf.function and tf.Graph."
+        )
     tolerance = check_number("tolerance", tolerance, "a number in [0, 1)", lambda t: 0.0 <= t < 1.0)
     found = totals(model, rules)
+    figures = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     return Report(
         model=model.name,
         penalties=reported_penalties(model, tolerance),
-        couplings=found.couplings,
         budgets=reported_budgets(model),
-        parameters=found.parameters,
-        parameters_after=found.parameters_after,
-        multiply_adds=found.multiply_adds,
-        multiply_adds_after=found.multiply_adds_after,
-        unfollowed=found.unfollowed,
-        not_counted=found.not_counted,
         tolerance=tolerance,
         weights=reported_weights(model),
+        is_built=Contents(model).is_built,
+        **figures,
     )

@@ -1,7 +1,6 @@
 """The tables that a report is printed as."""
 
-import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,16 +19,18 @@ from tfreg.reporting.tables import (
 )
 from tfreg.reporting.totals import ReportedCoupling
 
+if TYPE_CHECKING:
+    from tfreg.reporting.report import Report
+
 MULTIPLY_ADDS = (
     "A multiply-add is a multiplication of a weight for one example. Biases, normalizations, "
     "activations and products of activations are not counted."
 )
-_COUPLED = re.compile(r"Coupled\((.*), \d+ entries of \d+ weights.*\)")
 _UNKNOWN, _NOT_BUILT = "unknown step", "not built"
-_LONGEST_PENALTY = 200
+_LONGEST_PENALTY, _LONGEST_REASON = 200, 500
 
 
-def sections(report: Any) -> list[Table]:
+def sections(report: "Report") -> list[Table]:
     """The tables of a `Report`, without those that would be empty."""
     tables = [_totals(report)]
     if report.penalties:
@@ -40,17 +41,31 @@ def sections(report: Any) -> list[Table]:
         tables.append(_couplings(report))
     if report.unfollowed:
         tables.append(_unfollowed(report))
+    for title, what, reason in (
+        ("Not followed", "Couplings and multiply-adds are not known.", report.not_followed),
+        ("After compact", "What tfreg.compact would leave is not known:", report.not_cut),
+    ):
+        if reason is not None:
+            why = shortened(" ".join(reason.split()), _LONGEST_REASON)
+            tables.append(Table(title, f"{what} {why}", [], []))
     return tables
 
 
-def _totals(report: Any) -> Table:
+def _totals(report: "Report") -> Table:
     note = f"The model now, and what tfreg.compact would leave. {MULTIPLY_ADDS}"
     if report.not_counted:
         note += (
             f" Unknown, and not counted, are those of {len(report.not_counted):,} weights: "
             f"{listed(report.not_counted)}."
         )
-    if not report.penalties:
+    if report.unknown_lengths:
+        note += (
+            " Axes of unknown length count as one position, which is so for "
+            f"{len(report.unknown_lengths):,} weights: {listed(report.unknown_lengths)}."
+        )
+    if not report.is_built:
+        note += " Regularizers of layers that are not built are not known."
+    elif not report.penalties and not report.budgets:
         note += " Nothing is penalized."
     rows = [
         [name.replace("_", "-"), count(now), count(after), ratio(after, now)]
@@ -60,11 +75,11 @@ def _totals(report: Any) -> Table:
     return Table("Totals", note, ["", ">now", ">after compact", ">share"], rows)
 
 
-def _penalties(report: Any) -> Table:
+def _penalties(report: "Report") -> Table:
     """A row for what is alike."""
     alike: dict[tuple[str, ...], list[ReportedPenalty]] = {}
     for row in report.penalties:
-        key = (_without_coupling(row.penalty), row.where, _strength(row))
+        key = (_without_coupling(row), row.where, _strength(row))
         alike.setdefault(key, []).append(row)
     ordered = sorted(alike.items(), key=lambda item: -sum(abs(row.share) for row in item[1]))
     rows = [
@@ -83,16 +98,18 @@ def _penalties(report: Any) -> Table:
         "optimizer are in no loss, and count in the shares."
     )
     if any(row.value is None and row.paths for row in report.penalties):
-        note += " Where the step that a schedule counts is not known, nothing is."
+        note += (
+            " Strength and value are unknown before the model is compiled, if a schedule counts "
+            "its steps."
+        )
     note += left_out(len(rows), len(ordered), "the largest")
     heads = ["penalty", "in", ">strength", ">weights", ">value", ">share"]
     return Table("Penalties", note, heads, rows)
 
 
-def _without_coupling(penalty: str) -> str:
+def _without_coupling(row: ReportedPenalty) -> str:
     """What is printed of the penalty of a coupling without what is that coupling's."""
-    found = _COUPLED.fullmatch(penalty)
-    return penalty if found is None else f"{found[1]}, over couplings"
+    return row.penalty if row.of_entries is None else f"{row.of_entries}, over couplings"
 
 
 def _strength(row: ReportedPenalty) -> str:
@@ -108,12 +125,12 @@ def _unknown(row: ReportedPenalty) -> str:
     return _UNKNOWN if row.paths else _NOT_BUILT
 
 
-def _weights(report: Any) -> Table:
+def _weights(report: "Report") -> Table:
     ordered = sorted(report.penalties, key=lambda row: -abs(row.share))
     rows = [
         [
             listed(row.paths),
-            name_of(row.penalty),
+            row.kind,
             _value([row]),
             share(row.share),
             ratio(row.zero_elements, row.elements),
@@ -131,12 +148,7 @@ def _weights(report: Any) -> Table:
     return Table("Penalized weights", note, heads, rows)
 
 
-def name_of(penalty: str) -> str:
-    """The class of a penalty, of one that ties weights that of the penalty in it."""
-    return re.sub(r"^(Joint|Coupled)\(", "", penalty).partition("(")[0]
-
-
-def _budgets(report: Any) -> Table:
+def _budgets(report: "Report") -> Table:
     rows = [
         [
             each.resource.replace("_", "-"),
@@ -153,18 +165,23 @@ def _budgets(report: Any) -> Table:
     return Table("Budgets", note, heads, rows)
 
 
-def _couplings(report: Any) -> Table:
-    ordered = sorted(report.couplings, key=lambda each: (each.left - each.size, -each.size))
+def _couplings(report: "Report") -> Table:
+    ordered = sorted(report.couplings, key=lambda each: (_left(each) - each.size, -each.size))
     rows = [_coupling_row(each) for each in ordered[:MOST_ROWS]]
-    entries = sum(each.size for each in report.couplings)
-    left = sum(each.left for each in report.couplings)
-    note = (
-        f"Entries live and die together; tfreg.compact leaves {left:,} of {entries:,}. Norms are "
-        "over all weights of an entry."
-    )
+    note = "Entries live and die together. Norms are over all weights of an entry."
+    if report.not_cut is None:
+        entries, left = sum(each.size for each in ordered), sum(map(_left, ordered))
+        note = (
+            f"Entries live and die together; tfreg.compact leaves {left:,} of {entries:,}. Norms "
+            "are over all weights of an entry."
+        )
     note += left_out(len(rows), len(ordered), "those that lose most")
     heads = ["weights", ">entries left", ">least norm", ">median", ">largest"]
     return Table("Couplings", note, heads, rows)
+
+
+def _left(coupling: ReportedCoupling) -> int:
+    return coupling.size if coupling.left is None else coupling.left
 
 
 def _coupling_row(coupling: ReportedCoupling) -> list[str]:
@@ -173,12 +190,12 @@ def _coupling_row(coupling: ReportedCoupling) -> list[str]:
     return [listed(coupling.paths), part(coupling.left, coupling.size), *figures]
 
 
-def _unfollowed(report: Any) -> Table:
+def _unfollowed(report: "Report") -> Table:
     ordered = sorted(report.unfollowed, key=lambda each: -len(each.paths))
     rows = [
         [shortened(each.reason, _LONGEST_PENALTY), count(len(each.paths)), listed(each.paths)]
         for each in ordered[:MOST_ROWS]
     ]
-    note = "Entries of these weights stay whatever they hold."
+    note = "tfreg.compact keeps entries of these weights along an axis, zero or not."
     note += left_out(len(rows), len(ordered), "those of most weights")
-    return Table("Not free", note, ["because", ">weights", "which"], rows)
+    return Table("Cannot be cut", note, ["because", ">weights", "which"], rows)

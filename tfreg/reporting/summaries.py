@@ -40,6 +40,8 @@ class Summaries:
 
         if len(values) > _MOST:
             values = values[np.arange(_MOST) * len(values) // _MOST]
+        # After the choice: of a large weight all of it in float64 is much.
+        values = values.astype(np.float64)
         self._summary.MergeFrom(histogram_pb(tag, values[np.isfinite(values)]))
 
     def add_text(self, tag: str, text: str) -> None:

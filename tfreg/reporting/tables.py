@@ -125,7 +125,7 @@ def share(value: float) -> str:
 
 def part(some: int | None, total: int | None) -> str:
     """So many of so many."""
-    return "-" if some is None else f"{count(some)} / {count(total)}"
+    return "-" if total is None else f"{count(some)} / {count(total)}"
 
 
 def by_shape(shape: Sequence[int]) -> str:

@@ -29,8 +29,9 @@ class TensorBoard(backend.Callback):
     - `norms/<path>`: a histogram of the norms of its groups, or of the magnitudes of its elements,
       with at most 131072 of them, evenly picked;
     - `kernels/<path>`: pictures of the largest weights. Rows are inputs, columns are units, tiles
-      are the windows of convolutions; blue is negative, red positive, and dark exactly 0. What has
-      no room in 512 pixels along a side has evenly picked rows and columns.
+      are the windows of convolutions; blue is negative, vermillion positive, and grey exactly 0,
+      as in `tfreg.plot_weights`. What has no room in 512 pixels along a side has evenly picked
+      rows and columns.
 
     Before the first epoch and at the end of training it writes `tfreg.report(model)` as the text
     `report`. A penalty that ties several weights goes by the first of them, and a further one on
@@ -40,13 +41,15 @@ class TensorBoard(backend.Callback):
     workers only the chief writes. On a CPU it takes about as long as a train step.
 
     Args:
-        log_dir: the folder for the file, a string or a path.
-        every: how many epochs apart it writes, from the first on, an int >= 1.
+        log_dir: the folder for the file, a string that is not empty or a path.
+        every: how many epochs apart it writes, an int >= 1. The first epoch of a `fit` is written,
+            whichever number `initial_epoch` gives it.
         images: how many weights, of two axes or more, it draws, an int >= 0.
 
     Raises:
         ModuleNotFoundError: without the package tensorboard.
         TypeError, ValueError: for other arguments.
+        OSError: before training, if no file can be written there.
 
     Example:
 
@@ -63,7 +66,7 @@ class TensorBoard(backend.Callback):
 
     def __init__(self, log_dir: str | os.PathLike[str], every: int = 1, images: int = 8) -> None:
         super().__init__()
-        self.log_dir = os.fspath(log_dir)
+        self.log_dir = _checked_folder(log_dir)
         if not is_int(every) or every < 1:
             raise ValueError(f"Argument `every` must be an int >= 1. Received: every={every!r}")
         self.every = int(every)
@@ -72,19 +75,23 @@ class TensorBoard(backend.Callback):
         self.images = int(images)
         self._summaries = Summaries()
         self._writer: Any = None
-        self._next_epoch: int | None = None
+        self._first_epoch: int | None = None
+        self._next_epoch = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._close()  # of a fit that failed
-        self._summaries, self._next_epoch = Summaries(), None
+        self._summaries, self._first_epoch, self._next_epoch = Summaries(), None, 0
+        self._open()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._next_epoch is None and self.model.built:  # tf_keras may build it in the first step
-            self._write_report(epoch)
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+            if self.model.built:  # tf_keras may build it in the first step
+                self._write_report(epoch)
         self._next_epoch = epoch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if epoch % self.every:
+        if (epoch - (self._first_epoch or 0)) % self.every:
             return
         rows = [row for row in reported_penalties(self.model, 0.0) if row.paths]
         for name, row in zip(_names(rows), rows):
@@ -101,7 +108,7 @@ class TensorBoard(backend.Callback):
         self._write(epoch)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._write_report(self._next_epoch or 0)
+        self._write_report(self._next_epoch)
         self._close()
 
     def _add_penalty(self, name: str, row: ReportedPenalty) -> None:
@@ -133,20 +140,44 @@ class TensorBoard(backend.Callback):
 
     def _write(self, step: int) -> None:
         summary = self._summaries.taken()
-        # Reading some variables takes all workers: all come here.
-        if not self.model.distribute_strategy.extended.should_save_summary:
-            return
+        self._open()
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(self.log_dir)
+            return
         # Keras's callback may have switched off what it does not write itself.
         with self._writer.as_default(), tf.summary.record_if(True):
             tf.summary.experimental.write_raw_pb(summary, step=step)
         self._writer.flush()
 
+    def _open(self) -> None:
+        # Reading some variables takes all workers: all read them, and the chief writes.
+        if self._writer is None and self.model.distribute_strategy.extended.should_save_summary:
+            self._writer = _writer_in(self.log_dir)
+
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _checked_folder(log_dir: Any) -> str:
+    path = os.fspath(log_dir) if isinstance(log_dir, os.PathLike) else log_dir
+    if not isinstance(path, str):
+        raise TypeError(
+            f"Argument `log_dir` must be a string or a path. Received: log_dir={log_dir!r}"
+        )
+    if not path:
+        raise ValueError(f"Argument `log_dir` must not be empty. Received: log_dir={log_dir!r}")
+    return path
+
+
+def _writer_in(folder: str) -> Any:
+    try:
+        return tf.summary.create_file_writer(folder)
+    except tf.errors.OpError as error:
+        raise OSError(
+            "Argument `log_dir` must be a folder that can be written to. "
+            f"Received: log_dir={folder!r}, where TensorFlow says: {error.message}"
+        ) from error
 
 
 def _is_drawn(variable: Any) -> bool:

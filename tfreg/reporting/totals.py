@@ -1,5 +1,6 @@
 """What a model costs now, and what it would cost without what is dead in it."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -8,7 +9,7 @@ import numpy as np
 from tfreg import backend
 from tfreg.inventory import Model
 from tfreg.model.contents import Contents
-from tfreg.structure.compact import what_is_left
+from tfreg.structure.compact import Left, what_is_left
 from tfreg.structure.coupling import Coupling, Couplings
 from tfreg.structure.couplings import couplings_of, traced, uses_of
 from tfreg.structure.rules import Rules, rule_finder
@@ -22,13 +23,13 @@ class ReportedCoupling:
     Attributes:
         paths: the paths of the weights in which its entries have slices.
         size: the number of entries.
-        left: how many entries `tfreg.compact` leaves.
+        left: how many entries `tfreg.compact` leaves; None if that is not known.
         norms: the Euclidean norm of each entry, a float64 vector.
     """
 
     paths: list[str]
     size: int
-    left: int
+    left: int | None
     norms: np.ndarray = dataclasses.field(repr=False, compare=False)
 
 
@@ -44,16 +45,19 @@ class Unfollowed:
 class Totals:
     """The couplings of a model, and its counts now and after `tfreg.compact`.
 
-    What is not known is None.
+    What is not known is None, or not listed; `not_followed` or `not_cut` says why.
     """
 
     parameters: int
-    parameters_after: int | None
-    multiply_adds: int | None
-    multiply_adds_after: int | None
-    couplings: list[ReportedCoupling]
-    unfollowed: list[Unfollowed]
     not_counted: list[str]
+    parameters_after: int | None = None
+    multiply_adds: int | None = None
+    multiply_adds_after: int | None = None
+    couplings: list[ReportedCoupling] = dataclasses.field(default_factory=list)
+    unfollowed: list[Unfollowed] = dataclasses.field(default_factory=list)
+    unknown_lengths: list[str] = dataclasses.field(default_factory=list)
+    not_followed: str | None = None
+    not_cut: str | None = None
 
 
 def totals(model: Model, rules: Rules | None) -> Totals:
@@ -63,25 +67,88 @@ def totals(model: Model, rules: Rules | None) -> Totals:
         TypeError, ValueError: for other `rules`.
     """
     rule_finder(rules)
-    parameters = count_parameters(model)
-    paths = [weight.path for weight in Contents(model).weights]
+    contents = Contents(model)
+    parameters, paths = count_parameters(model), [weight.path for weight in contents.weights]
+    # A trace would build what is not built.
+    if not contents.is_built and backend.graph_of(model) is None:
+        return Totals(parameters, paths, not_followed=_not_built(contents))
+    with backend.as_if_nothing_was_made(), _calls_forgotten(model):
+        try:
+            trace, followed = traced(model, rules)
+            couplings = couplings_of(model, trace)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            why = str(error) or type(error).__name__
+            return Totals(parameters, paths, not_followed=why)
+        left, not_cut = _what_is_left(model, followed, trace, rules)
+        return Totals(
+            parameters,
+            _not_counted(contents, trace),
+            None if left is None else _parameters_of(left.model, model, parameters),
+            _multiply_adds(trace),
+            None if left is None else _multiply_adds(left.trace),
+            [_reported(coupling, left) for coupling in couplings],
+            _unfollowed(couplings),
+            _of_unknown_lengths(contents, trace),
+            not_cut=not_cut,
+        )
+
+
+def _not_built(contents: Contents) -> str:
+    unbuilt = [layer.name for _, _, layer in contents.layers[1:] if not layer.built]
+    what = f"The layers {unbuilt} are" if unbuilt else "The model is"
+    return f"{what} not built. Call the model on a batch, or give it an Input."
+
+
+def _calls_forgotten(model: Model) -> contextlib.AbstractContextManager[None]:
+    """A scope around the calls by which a subclassed model is traced."""
+    if backend.graph_of(model) is not None or not model.built:
+        return contextlib.nullcontext()
+    return backend.as_if_never_called(model)
+
+
+def _what_is_left(
+    model: Model, followed: Model, trace: Trace, rules: Rules | None
+) -> tuple[Left | None, str | None]:
+    """What `tfreg.compact` would leave; or None, and why that is not known."""
     try:
-        trace, followed = traced(model, rules)
-        couplings = couplings_of(model, trace)
-        left = what_is_left(model, followed, trace, rules)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        unfollowed = [Unfollowed(str(error), paths)]
-        return Totals(parameters, None, None, None, [], unfollowed, paths)
-    uses = uses_of(model, trace)
-    return Totals(
-        parameters,
-        parameters if left.model is model else count_parameters(left.model),
-        _multiply_adds(trace),
-        _multiply_adds(left.trace),
-        [_reported(coupling, left.kept) for coupling in couplings],
-        _unfollowed(couplings),
-        [path for path, use in zip(paths, uses) if use.times is None],
-    )
+        return what_is_left(model, followed, trace, rules), None
+    except Exception as error:  # whatever get_config and from_config of others' classes raise
+        return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _parameters_of(left: Model, model: Model, parameters: int) -> int:
+    return parameters if left is model else count_parameters(left)
+
+
+def _not_counted(contents: Contents, trace: Trace) -> list[str]:
+    """The weights that are multiplied nobody knows how often, those not to be trained included."""
+    made = [
+        weight.path
+        for weight, use in zip(contents.weights, uses_of(contents.model, trace))
+        if use.times is None
+    ]
+    used = {id(variable) for step in trace.steps for variable, _ in step.uses}
+    known = used | {id(weight.variable) for weight in contents.weights}
+    # Such as the kernels of quantized layers.
+    others = {
+        id(variable): backend.weight_path(variable, names)
+        for _, names, layer in contents.layers
+        for variable in backend.all_variables(layer)
+        if id(variable) in trace.blocked and id(variable) not in known and len(variable.shape) > 1
+    }
+    return [*made, *others.values()]
+
+
+def _of_unknown_lengths(contents: Contents, trace: Trace) -> list[str]:
+    """The weights that are multiplied at positions along an axis of unknown length."""
+    used = {id(variable) for step in trace.steps for variable, times in step.uses if times}
+    found = {
+        id(variable)
+        for step in trace.steps
+        if any(None in value.shape[1:] for value in (*step.inputs, *step.outputs))
+        for variable in trace.variables_in(step.operation)
+    }
+    return [each.path for each in contents.weights if id(each.variable) in used & found]
 
 
 def count_parameters(model: Model) -> int:
@@ -95,7 +162,8 @@ def count_parameters(model: Model) -> int:
 
 def multiply_adds(model: Model, rules: Rules | None = None) -> int:
     """The multiplications with weights for one example, as `Coupling.cost` counts them."""
-    return _multiply_adds(traced(model, rules)[0])
+    with backend.as_if_nothing_was_made(), _calls_forgotten(model):
+        return _multiply_adds(traced(model, rules)[0])
 
 
 def _multiply_adds(trace: Trace) -> int:
@@ -103,16 +171,19 @@ def _multiply_adds(trace: Trace) -> int:
     return int(sum(times * math.prod(variable.shape) for variable, times in uses))
 
 
-def _reported(
-    coupling: Coupling, kept: dict[int, tuple[np.ndarray | None, ...]]
-) -> ReportedCoupling:
+def _reported(coupling: Coupling, left: Left | None) -> ReportedCoupling:
+    entries = None if left is None else _entries_left(coupling, left.kept)
+    return ReportedCoupling(coupling.paths, coupling.size, entries, coupling.norms())
+
+
+def _entries_left(coupling: Coupling, kept: dict[int, tuple[np.ndarray | None, ...]]) -> int:
     is_left = np.zeros(coupling.size, bool)
     for member in coupling.members:
         along = kept[id(member.variable)]
         for axis, indices in member.slices:
             stays = along[axis]
             is_left |= True if stays is None else np.isin(indices, stays).any(axis=1)
-    return ReportedCoupling(coupling.paths, coupling.size, int(is_left.sum()), coupling.norms())
+    return int(is_left.sum())
 
 
 def _unfollowed(couplings: Couplings) -> list[Unfollowed]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfreg import backend
 from tfreg.inventory import holdings, made, walk
@@ -32,6 +33,7 @@ _WIDTH = 8.0
 _TILED_HEIGHT, _MATRIX_HEIGHT, _LOW_HEIGHT = 6.6, 4.4, 3.2
 
 
+@drawing.by_defaults()
 def plot_weights(layer: Any, path: StrPath | None = None, theme: str = "light") -> "Figure":
     """Draws the kernels of a layer, marks the units that are exactly 0, and counts them.
 
@@ -57,8 +59,10 @@ def plot_weights(layer: Any, path: StrPath | None = None, theme: str = "light") 
         A `matplotlib.figure.Figure`, which a notebook shows.
 
     Raises:
-        TypeError: if `layer` is neither a layer nor a weight.
-        ValueError: if it has no kernel; for any other `theme`; and for a `path` with an unknown
+        TypeError: if `layer` is neither a layer nor a weight, or a weight of no floating-point
+            numbers.
+        ValueError: if it has no kernel, as a quantized layer has none of floating-point numbers, or
+            one without entries; for any other `theme`; and for a `path` with an unknown
             ending or in no directory.
         ModuleNotFoundError: without matplotlib.
 
@@ -73,6 +77,7 @@ def plot_weights(layer: Any, path: StrPath | None = None, theme: str = "light") 
     """
     colors, place = theme_named(theme), drawing.check_path(path)
     kernels = _kernels(layer)
+    _check_entries(kernels)
     views = [
         view_of(name, _array(weight), layout) for name, weight, layout in kernels[:_MOST_KERNELS]
     ]
@@ -107,11 +112,23 @@ def _kernels(layer: Any) -> list[tuple[str, Any, Layout]]:
         if id(weight.variable) in layouts and layouts[id(weight.variable)].is_kernel
     ]
     if not kernels:
+        dtypes = sorted({tf.as_dtype(weight.dtype).name for weight in layer.weights})
         raise ValueError(
-            "Argument `layer` must have a kernel, and be built. "
+            "Argument `layer` must have a kernel of floating-point numbers, and be built. "
             f"Received: layer={layer!r} with {len(layer.weights)} weights"
+            f"{' of the dtypes ' * bool(dtypes)}{', '.join(dtypes)}"
         )
     return kernels
+
+
+def _check_entries(kernels: list[tuple[str, Any, Layout]]) -> None:
+    for name, weight, _ in kernels:
+        shape = tuple(weight.shape)
+        if 0 in shape:
+            raise ValueError(
+                "Argument `layer` must have entries. "
+                f"Received: weight {name!r} with shape={shape}"
+            )
 
 
 def _array(weight: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -21,8 +22,11 @@ from tfreg.proximal.listing import weights_of_proximal_penalties
 from tfreg.structure.coupling import disjoint_slices, sums_of_squares
 
 Shape = tuple[int, ...]
-# Above and below this the squares of float64 are not what they should be.
-_LARGE, _SMALL = 1e150, 1e-150
+# Norms above and below this have squares that are not what they should be in float64, and by what
+# their elements are divided then.
+_LARGE, _SMALL = (1e150, 2.0**600), (1e-150, 2.0**-600)
+# How many elements a weight may have for what its groups are to be remembered.
+_LARGEST_KEPT = 2**20
 
 
 class _Structure(Protocol):
@@ -135,8 +139,13 @@ def _first_grouped(penalty: Any) -> Grouped | None:
     return penalty if isinstance(penalty, Grouped) else None
 
 
-@functools.lru_cache(maxsize=1024)
 def _structure(groups: Groups, shape: Shape, layout: Layout) -> _Structure:
+    # A table may be as large as the weight.
+    make = _kept if math.prod(shape) <= _LARGEST_KEPT else _made
+    return make(groups, shape, layout)
+
+
+def _made(groups: Groups, shape: Shape, layout: Layout) -> _Structure:
     table = None if groups.lists is None else groups.lists.table
     if table is not None and is_int(groups.axis):
         return _Lists(resolve_axes(groups.axis, len(shape))[0], table)
@@ -144,40 +153,24 @@ def _structure(groups: Groups, shape: Shape, layout: Layout) -> _Structure:
     return _Numbered(numbers, int(numbers.max(initial=-1)) + 1, table)
 
 
-def group_norms(
-    penalty: Any, variables: Sequence[Variable], layouts: Sequence[Layout | None]
-) -> np.ndarray | None:
-    """The Euclidean norms of the groups of a `penalty`.
-
-    Args:
-        penalty: a penalty; or a `tfreg.Joint` or that of a coupling, whose groups are tied.
-        variables: its weight, or those that it ties.
-        layouts: what the axes of each mean; None goes by position.
-
-    Returns:
-        A float64 vector; None if the penalty has no groups.
-    """
-    arrays = [np.asarray(backend.array_of(variable)) for variable in variables]
-    found = structures(penalty, [array.shape for array in arrays], layouts)
-    return None if found is None else norms_in(found, arrays)
+_kept = functools.lru_cache(maxsize=1024)(_made)
 
 
 def norms_in(found: Sequence[_Structure], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The norms of groups, of which each of the `arrays` has a part."""
-    scale = _scale(arrays)
+    """The Euclidean norms of groups, of which each of the `arrays` has a part, in float64."""
+    norms = _norms(found, arrays, 1.0)
+    if any(array.dtype == np.float64 for array in arrays):
+        (large, down), (small, up) = _LARGE, _SMALL
+        for is_beyond, scale in ((~(norms <= large), down), (norms < small, up)):
+            if is_beyond.any():
+                norms = np.where(is_beyond, _norms(found, arrays, scale), norms)
+    return norms
+
+
+def _norms(found: Sequence[_Structure], arrays: Sequence[np.ndarray], scale: float) -> np.ndarray:
     with np.errstate(over="ignore"):
         sums = [each.squares(array, scale) for each, array in zip(found, arrays)]
         return scale * np.sqrt(functools.reduce(np.add, sums))
-
-
-def _scale(arrays: Sequence[np.ndarray]) -> float:
-    """A power of 2 by which to divide numbers so that their squares neither over- nor underflow."""
-    if not any(array.dtype == np.float64 for array in arrays):
-        return 1.0
-    largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
-    if not np.isfinite(largest) or largest == 0.0 or _SMALL < largest < _LARGE:
-        return 1.0
-    return float(2.0 ** np.floor(np.log2(largest)))
 
 
 def are_zero(found: Sequence[_Structure], are_nonzero: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,9 +4,9 @@ import logging
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from tfreg import backend
-from tfreg.backend import rebuilding
 from tfreg.checks import check_bool
 from tfreg.inventory import Layer, Model, Variable
 from tfreg.model.carried import carry_penalties
@@ -120,7 +120,7 @@ def what_is_left(model: Model, followed: Model, trace: Trace, rules: Rules | Non
         cuts = _cuts(outcome)
         if not cuts:
             return Left(model, trace, dict(twins.values()))
-        with rebuilding.as_if_nothing_was_drawn():  # for the weights before they are set
+        with tf.device("CPU"):  # where it takes none of a GPU's memory
             small = _without(outcome, model, followed, optimizer=False, penalties=False)
         twins = {
             id(new): (twins[id(old)][0], _both(twins[id(old)][1], cuts.get(id(old))))

@@ -52,7 +52,8 @@ def constant_sums(kernel: np.ndarray, known: Known, bias: Any) -> Known:
     is_constant = (kernel[is_unknown] == 0.0).all(axis=0)
     if not is_constant.any():
         return None
-    total = np.nan_to_num(known) @ kernel
+    with np.errstate(invalid="ignore"):  # a weight that is not finite shows in the total
+        total = np.nan_to_num(known) @ kernel
     if bias is not None:
         total = total + array(bias)
     return np.where(is_constant, total, np.nan)

@@ -863,6 +863,24 @@ def variables_of(optimizer):
     return optimizer.variables if isinstance(optimizer.variables, list) else optimizer.variables()
 
 
+@pytest.mark.slow
+def test_a_mirrored_model_has_the_report_of_a_plain_one(api):
+    def reported(strategy):
+        with strategy.scope():
+            model = net(api, regularizer=tfreg.GroupLasso(0.01))
+            model = tfreg.add_penalty(model, tfreg.GroupLasso(0.2), weights=tfreg.couple(model))
+            tfreg.couple(model)[0].zero([1, 2])
+            model.compile(tfreg.Proximal(api.optimizers.SGD(0.1), model, tfreg.MCP(0.1, 2.0)))
+        figures = tfreg.report(model).to_dict()
+        del figures["unfollowed"]  # which names the inputs
+        return figures
+
+    mirrored = reported(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    plain = reported(tf.distribute.get_strategy())
+    assert mirrored == plain
+    assert plain["parameters_after"] < plain["parameters"]
+
+
 @pytest.mark.parametrize("bad", [None, "model", keras.layers.Dense(2)])
 def test_what_is_no_model_is_refused(bad):
     with pytest.raises(TypeError, match="Argument `model` must be a model"):

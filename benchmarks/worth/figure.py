@@ -1,4 +1,7 @@
-"""The measurements as bars with their spread, one colour a contender."""
+"""The measurements as bars with their spread, one colour a contender.
+
+Each is divided by the mean of *none* in the same case: errors of classes and of targets share a scale.
+"""
 
 import textwrap
 
@@ -35,20 +38,22 @@ def _draw(ax, comparisons):
         for place, compared in enumerate(comparisons):
             if name in compared.values:
                 mean, spread = protocol.mean_and_spread(compared.values[name])
+                of_none, _ = protocol.mean_and_spread(compared.values[protocol.NONE])
                 places.append(place + number * width)
-                means.append(mean)
-                spreads.append(spread)
+                means.append(mean / of_none)
+                spreads.append(spread / of_none)
         color = max((colors(each) for each in comparisons), key=len)[name]
         bars = {"color": color, "align": "edge", "label": name, "error_kw": {"lw": 0.8}}
         ax.bar(places, means, width, yerr=spreads, **bars)
-    cases = [textwrap.fill(compared.case, 18) for compared in comparisons]
-    ax.set_xticks([place + 0.42 for place in range(len(cases))], cases, fontsize=7)
+    room = max(14, 200 // len(comparisons))  # characters
+    cases = [textwrap.fill(each.case, room, break_long_words=False) for each in comparisons]
+    ax.set_xticks([place + 0.42 for place in range(len(cases))], cases, fontsize=8)
     ax.set_xlim(-0.1, len(cases))
     ax.set_ylim(bottom=0.0)
     title = tables.PROBLEMS[comparisons[0].experiment]
-    ax.set(title=title, ylabel=f"{comparisons[0].figure}, less is better")
+    ax.set(title=title, ylabel=f"{comparisons[0].figure} / that of none")
     ax.grid(axis="y", alpha=0.4)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
 
 
 def worth(measurements):
@@ -59,7 +64,7 @@ def worth(measurements):
     for experiment, comparisons in panels.items():
         drawn = DRAWN.get(experiment, comparisons[0].figure)
         panels[experiment] = [each for each in comparisons if each.figure == drawn]
-    figure = Figure(figsize=(16.0, 3.4 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(24.0, 3.6 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, comparisons in zip(axes, panels.values()):
         _draw(ax, comparisons)

@@ -1,6 +1,7 @@
 """The measurements as bars with their spread, one colour a contender.
 
-Each is divided by the mean of *none* in the same case: errors of classes and of targets share a scale.
+Each is divided by the mean of *none* in the same case, so that errors of classes and of targets
+share a scale.
 """
 
 import textwrap

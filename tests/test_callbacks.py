@@ -9,6 +9,7 @@ from marks import KERAS_3_FIRST, in_turn, slow
 from model_cases import mirrored
 
 import tfreg
+from tfreg.reporting.zeros import zero_groups
 
 X = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(12, 3)).astype("float32")
@@ -380,6 +381,102 @@ def test_listed_twice_is_an_error(api):
         with pytest.raises(ValueError, match="'penalty' to the logs.*list the callback once"):
             fitted(model, both, epochs=1)
     assert len(fitted(model, [metrics], epochs=1)["penalty"]) == 1
+
+
+@KERAS_3_FIRST
+@pytest.mark.parametrize("validation", [None, VALIDATION], ids=["alone", "validated"])
+def test_a_smaller_last_batch_counts_less(api, validation):
+    model = compiled(api, rate=0.2)
+    history = fitted(model, [PenaltyMetrics()], batch=11, validation_data=validation)
+    np.testing.assert_allclose(history["loss_without_penalty"], history["mse"], rtol=1e-5)
+
+
+def own_step(api):
+    """A model whose train step tells the loss of its step, not a mean."""
+
+    class Own(api.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = api.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.5))
+
+        def call(self, x):
+            return self.layer(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                error = tf.reduce_mean((self(x, training=True) - y) ** 2)
+                loss = error + tf.add_n(self.losses)
+            weights = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+            return {"loss": loss, "error": error}
+
+    api.utils.set_random_seed(0)
+    model = Own()
+    model(X)
+    model.compile(api.optimizers.SGD(0.3))
+    return model
+
+
+@KERAS_3_FIRST
+def test_a_train_step_that_tells_its_own_loss(api):
+    history = fitted(own_step(api), [PenaltyMetrics()], batch=3, validation_data=None)
+    np.testing.assert_allclose(history["loss_without_penalty"], history["error"], rtol=1e-4)
+
+
+STRENGTH = tf.Variable(1.0, trainable=False)
+
+
+@keras.saving.register_keras_serializable("tests of callbacks")
+@tf_keras.saving.register_keras_serializable("tests of callbacks")
+def strength(step):
+    return tf.identity(STRENGTH)
+
+
+@KERAS_3_FIRST
+def test_a_schedule_of_more_than_the_step(api):
+    STRENGTH.assign(1.0)
+    model = tfreg.add_penalty(one_layer(api), tfreg.BoxPenalty(0.5, 0.0, 0.0), None, strength)
+    model.compile(api.optimizers.SGD(0.01), "mse", metrics=["mse"])
+    raise_it = api.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: STRENGTH.assign(3.0 * STRENGTH) if batch == 1 else 0
+    )
+    history = fitted(model, [raise_it, PenaltyMetrics()], batch=3)
+    np.testing.assert_allclose(history["loss_without_penalty"], history["mse"], rtol=1e-4)
+
+
+@KERAS_3_FIRST
+def test_trainings_that_follow_one_another_trace_once(api, caplog):
+    model, metrics = compiled(api, penalized), PenaltyMetrics()
+    fitted(model, [metrics], epochs=1)
+    meter = metrics._meter
+    for _ in range(6):
+        fitted(model, [metrics], epochs=1)
+    assert metrics._meter is meter
+    tfreg.add_penalty(model, tfreg.BoxPenalty(0.1, -0.1, 0.1))
+    history = fitted(model, [metrics], epochs=1)
+    np.testing.assert_allclose(history["penalty"], [sum(map(float, model.losses))], rtol=1e-6)
+    for _ in range(6):
+        fitted(model, [PenaltyMetrics()], epochs=1)
+    # TensorFlow names the function that it warns of.
+    warned = [line for line in caplog.text.splitlines() if "retracing" in line]
+    assert not any("_sums" in line or "along" in line for line in warned)
+
+
+def test_a_joint_in_a_model_that_is_not_built(api):
+    class Unused(api.Model):
+        def __init__(self):
+            super().__init__()
+            self.used = api.layers.Dense(3, kernel_regularizer=tfreg.GroupLasso(0.1))
+            unused = api.Sequential([api.layers.Dense(3), api.layers.Dense(3)])
+            self.unused = tfreg.add_penalty(unused, tfreg.Joint(tfreg.GroupLasso(0.1)))
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Unused()
+    model(X)
+    assert zero_groups(model) == (0, 3)
 
 
 def test_a_figure_that_another_callback_added_is_an_error(api):

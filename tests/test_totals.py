@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 
 import keras
 import networks
@@ -376,3 +377,23 @@ def test_the_functional_twin_of_a_subclassed_model_is_followed(api):
     found = tfreg.report(model)
     assert_as_compact_leaves(found, model, None)
     assert found.couplings[0].left == networks.block_class(api)().units - len(zeroed[0])
+
+
+def test_models_are_made_in_another_thread_meanwhile(api):
+    """Names of layers must be unique in a model, whatever a report does in another thread."""
+
+    def make():
+        try:
+            for _ in range(8):
+                api.Sequential([api.Input((2,)), *(api.layers.Dense(2) for _ in range(20))])
+        except ValueError as error:
+            failures.append(error)
+
+    failures: list = []
+    model = networks.dense(api)
+    thread = threading.Thread(target=make)
+    thread.start()
+    while thread.is_alive():
+        multiply_adds(model)
+    thread.join()
+    assert not failures

@@ -104,4 +104,4 @@ from tfreg.backend.tensors import (
     weight_tensor,
     whole_weight,
 )
-from tfreg.backend.training import average_of, innermost, proximal_steps_of
+from tfreg.backend.training import average_of, innermost, means_in_metrics, proximal_steps_of

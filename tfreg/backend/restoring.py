@@ -14,7 +14,11 @@ from tfreg.backend.graphs import array_of
 
 @contextlib.contextmanager
 def as_if_nothing_was_made() -> Iterator[None]:
-    """A scope after which either Keras draws the seeds and gives the names that it would have."""
+    """A scope after which either Keras draws the seeds and gives the names that it would have.
+
+    Seeds are drawn from the `random` of the process: what another thread draws meanwhile is drawn
+    once more.
+    """
     with _seeds_kept(), _names_kept():
         yield
 
@@ -47,12 +51,13 @@ def _names_kept() -> Iterator[None]:
 
 
 def _name_counters() -> list[dict[str, int]]:
-    """How often each name was given, by Keras 3 and in each graph of tf_keras."""
+    """How often each name was given in this thread, by Keras 3 and by tf_keras."""
     of_keras_3 = sys.modules["keras.src.backend.common.global_state"].get_global_attribute(
         "object_name_uids"
     )
-    by_graph = sys.modules["tf_keras.src.backend"].PER_GRAPH_OBJECT_NAME_UIDS
-    return [*([] if of_keras_3 is None else [of_keras_3]), *by_graph.values()]
+    backend = sys.modules["tf_keras.src.backend"]
+    of_tf_keras = backend.PER_GRAPH_OBJECT_NAME_UIDS.get(backend.get_graph())
+    return [counters for counters in (of_keras_3, of_tf_keras) if counters is not None]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import logging
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from tfreg.backend.apis import Model, Optimizer, keras, tf_keras
 from tfreg.backend.rebuilding import scope_of
 from tfreg.backend.references import References, named_by, naming
@@ -227,6 +229,15 @@ def average_of(optimizer: Any, weight: Any) -> Any:
     if not optimizer.use_ema:
         return None
     return slot_of(optimizer, "_model_variables_moving_average", weight)
+
+
+def means_in_metrics(model: Model) -> dict[str, tuple[Any, Any]]:
+    """The total and the count, as tensors, of each metric of `model` that is a mean."""
+    means = [each for each in model.metrics if hasattr(each, "total") and hasattr(each, "count")]
+    return {
+        each.name: (tf.convert_to_tensor(each.total), tf.convert_to_tensor(each.count))
+        for each in means
+    }
 
 
 def is_trainable(variable: Any) -> bool:

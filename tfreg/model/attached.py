@@ -126,7 +126,14 @@ class _OnLayer:
     weight: Variable
 
     def value(self) -> tf.Tensor:
-        if self._is_trained() or backend.keeps_losses_of_frozen_layers(self.root):
+        return self._value(self._is_trained())
+
+    def value_in(self, contents: Contents) -> tf.Tensor:
+        """The value, with the `contents` of the root, which take long to look up."""
+        return self._value(id(self.weight) in contents.trainable)
+
+    def _value(self, is_trained: bool) -> tf.Tensor:
+        if is_trained or backend.keeps_losses_of_frozen_layers(self.root):
             return self.penalty(self.weight)
         return tf.zeros([])
 
@@ -136,10 +143,7 @@ class _OnLayer:
         return [tf.convert_to_tensor(self.weight)]
 
     def on_weights(self, contents: Contents) -> list[OnWeights]:
-        value = 0.0
-        is_trained = id(self.weight) in contents.trainable
-        if is_trained or backend.keeps_losses_of_frozen_layers(self.root):
-            value = float(self.penalty(self.weight))
+        value = float(self.value_in(contents))
         return [OnWeights(self.penalty, [self.weight], [None], 1.0, value)]
 
     def _is_trained(self) -> bool:
@@ -236,9 +240,9 @@ def unscheduled_values(model: Model) -> Iterator[tuple[tf.Tensor, Schedule | Non
 
     Regularizers of Keras are included.
     """
-    for entry in _entries(model):
-        if isinstance(entry._on, _OnModel) and entry.schedule is not None:
+    for entry, contents in _with_contents(model):
+        if isinstance(entry._on, _OnLayer):
+            yield entry._on.value_in(contents), None, None
+        elif entry._on is not None:
             with penalized.reading_losses(model):
                 yield terms.unscheduled(entry._on.holder, entry._on.term)
-        elif entry._on is not None:
-            yield entry._on.value(), None, None

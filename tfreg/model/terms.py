@@ -250,4 +250,4 @@ def unscheduled(holder: Model, term: Term) -> tuple[tf.Tensor, Schedule | None, 
     value = _loss(Contents(holder), term._replace(schedule=None))
     if value is None:
         return tf.zeros([]), None, None
-    return value, term.schedule, _step(holder, term)
+    return value, term.schedule, None if term.schedule is None else _step(holder, term)

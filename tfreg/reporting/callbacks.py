@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfreg import backend
-from tfreg.reporting.course import Course, Meter, Sample, total
+from tfreg.reporting.course import Course, Means, Meter, Sample, total
 from tfreg.reporting.logs import add_to_logs, check_names
 from tfreg.reporting.zeros import zero_groups
 
@@ -61,22 +61,25 @@ class PenaltyMetrics(backend.Callback):
         self._supports_tf_logs = True
         self._penalty_of_validation = 0.0
         self._course = Course()
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        self._weights: list[Any] | None = None
+        self._meter: Meter | None = None
+        self._means: Means | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._course = Course()
+        self._course, self._means = Course(), None
+        if self._meter is not None and not self._meter.measures(self.model):
+            self._meter = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # tf_keras may build it in the first step.
         self._course.begin(batch, self._sample if self.model.built else None)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._course.end(batch)
+        self._course.end(batch, self.model)
         if isinstance(logs, Mapping):  # with parameter servers it is a promise of them
             check_names(logs, _FIGURES, self)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._means = backend.means_in_metrics(self.model)  # which are reset for the validation
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         self._penalty_of_validation = total(self._sample())
@@ -88,7 +91,10 @@ class PenaltyMetrics(backend.Callback):
         figures = {_PENALTY: total(sample)}
         steps = self._steps()
         if "loss" in logs and steps:
-            figures[_LOSS_WITHOUT] = float(logs["loss"]) - self._course.mean(steps, sample)
+            loss = float(logs["loss"])
+            means = backend.means_in_metrics(self.model) if self._means is None else self._means
+            shares = self._course.shares(steps, self._at_once(), loss, means)
+            figures[_LOSS_WITHOUT] = loss - self._course.mean(shares, sample)
         zeros = zero_groups(self.model)
         if zeros is not None and zeros[1]:
             figures[_ZERO_GROUPS] = zeros[0] / zeros[1]
@@ -98,15 +104,16 @@ class PenaltyMetrics(backend.Callback):
         add_to_logs(logs, figures, self)
 
     def _sample(self) -> Sample:
-        weights = backend.trainable_weights(self.model)
-        if self._weights is None or list(map(id, weights)) != list(map(id, self._weights)):
-            self._weights, self._meter = weights, Meter(self.model)
+        if self._meter is None or not self._meter.has_weights_of(self.model):
+            self._meter = Meter(self.model)
         return self._meter.sample()
+
+    def _at_once(self) -> int:
+        at_once = self.model.steps_per_execution
+        return 1 if at_once is None else int(tf.convert_to_tensor(at_once))
 
     def _steps(self) -> int:
         """How many steps the epoch had."""
         # Keras 3.8 tells the first step of an execution at its end, others tell its last.
-        at_once = self.model.steps_per_execution
-        at_once = 1 if at_once is None else int(tf.convert_to_tensor(at_once))
         planned = (self.params or {}).get("steps")
-        return self._course.steps(at_once, planned)
+        return self._course.steps(self._at_once(), planned)

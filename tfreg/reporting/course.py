@@ -1,15 +1,15 @@
 """What the penalties of a model are along an epoch, measured before some of its steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from tfreg import schedules, steps
+from tfreg import backend, schedules, steps
 from tfreg.inventory import Model
-from tfreg.model.attached import unscheduled_values
+from tfreg.model.attached import get_penalties, unscheduled_values
 from tfreg.model.terms import Schedule
 
 # How far apart it is measured: the steps that are done, divided by this. So the first steps, in
@@ -47,6 +47,8 @@ class Part(NamedTuple):
 
 
 Sample: TypeAlias = dict[Key, Part]
+# Totals and counts by the names of metrics.
+Means: TypeAlias = Mapping[str, tuple[Any, Any]]
 
 
 def total(sample: Sample) -> float:
@@ -60,12 +62,24 @@ class Meter:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._measured_things = _things(model)
+        self._weights = backend.trainable_weights(model)
         self._keys: list[Key] = []
         self._multipliers: dict[Key, Callable[[np.ndarray], np.ndarray]] = {}
         # What runs eagerly may have schedules that only do so.
-        is_eager = model.run_eagerly
-        self._measure = self._sums if is_eager else tf.function(self._sums, autograph=False)
-        self._along = _one_by_one if is_eager else _in_a_graph
+        self._along = _one_by_one if model.run_eagerly else _in_a_graph
+        self._measure: Callable[[], list[Measured]] = self._sums
+        if not model.run_eagerly:
+            # Concrete, as TensorFlow warns of functions that are traced anew in each training.
+            self._measure = tf.function(self._sums, autograph=False).get_concrete_function()
+
+    def has_weights_of(self, model: Model) -> bool:
+        """Whether those that are trained in `model` are still these."""
+        return _are_same(backend.trainable_weights(model), self._weights)
+
+    def measures(self, model: Model) -> bool:
+        """Whether it measures what is on the weights of `model`."""
+        return _are_same(_things(model), self._measured_things) and self.has_weights_of(model)
 
     def sample(self) -> Sample:
         measured = self._measure()
@@ -93,8 +107,18 @@ class Meter:
         return Measured(value, schedules.multiplier(schedule, source, tf.float64), step)
 
 
+def _things(model: Model) -> list[Any]:
+    """What a value depends on besides weights and steps."""
+    attached = get_penalties(model)
+    things = [model, getattr(model, "optimizer", None), model.run_eagerly]
+    return things + [thing for each in attached for thing in (each.penalty, each.schedule)]
+
+
+def _are_same(these: list[Any], those: list[Any]) -> bool:
+    return len(these) == len(those) and all(a is b for a, b in zip(these, those))
+
+
 def _in_a_graph(schedule: Schedule, dtype: tf.DType) -> Callable[[np.ndarray], np.ndarray]:
-    @tf.function(input_signature=[tf.TensorSpec([None], dtype)], autograph=False)
     def along(at: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
             lambda step: schedules.multiplier(schedule, lambda: step, tf.float64),
@@ -102,9 +126,13 @@ def _in_a_graph(schedule: Schedule, dtype: tf.DType) -> Callable[[np.ndarray], n
             fn_output_signature=tf.float64,
         )
 
+    signature = [tf.TensorSpec([None], dtype)]
+    with tf.init_scope():  # from within the trace of what is measured
+        traced = tf.function(along, signature, autograph=False).get_concrete_function()
+
     def multipliers(at: np.ndarray) -> np.ndarray:
         with tf.device("CPU:0"):  # a step is too little work for another device
-            return along(tf.constant(at, dtype)).numpy()
+            return traced(tf.constant(at, dtype)).numpy()
 
     return multipliers
 
@@ -127,6 +155,7 @@ class Course:
         self._changed_at, self._changes = 0, 0
         self._largest: dict[Key, float] = {}
         self._executions, self._last = 0, -1
+        self._means_at_first: Means = {}
 
     def begin(self, batch: int, sample: Callable[[], Sample] | None) -> None:
         """Measures before the step with that number, if it is time to and it can be."""
@@ -167,8 +196,10 @@ class Course:
         rate = (counts[-1] - counts[0]) / (where[-1] - where[0])
         return counts[-1] + _whole(rate * (at - where[-1]))
 
-    def end(self, batch: int) -> None:
+    def end(self, batch: int, model: Model) -> None:
         """Counts the execution that ends with that step, or that begins with it."""
+        if not self._executions:
+            self._means_at_first = backend.means_in_metrics(model)
         self._executions += 1
         self._last = batch
 
@@ -178,26 +209,53 @@ class Course:
         done = max(self._last + 1 - first, self._executions * at_once)
         return done if planned is None else min(done, planned - first)
 
-    def mean(self, steps: int, at_end: Sample) -> float:
-        """The mean of the penalties before each of so many steps.
+    def shares(self, steps: int, at_once: int, loss: float, means: Means) -> np.ndarray:
+        """How much each of so many steps counts in the `loss` that `fit` tells, in sum 1.
+
+        Args:
+            steps, at_once: how many steps there were, and in each execution.
+            loss: what `fit` tells.
+            means: those in the metrics at the end of the epoch, of which one is the loss. Where
+                none is, a train step of the user's own tells the loss of the last step.
+        """
+        shares = np.zeros(steps)
+        shares[-1] = 1.0
+        for name, (total, count) in means.items():
+            if float(count) > 0.0 and np.isclose(float(total) / float(count), loss, rtol=1e-5):
+                _, at_first = self._means_at_first.get(name, (0.0, 0.0))
+                of_step = float(at_first) / min(at_once, steps)
+                if of_step > 0.0:
+                    # All batches are as large as the first one, but perhaps the last.
+                    shares[:] = of_step
+                    shares[-1] = max(float(count) - of_step * (steps - 1), 0.0)
+                break
+        return shares / shares.sum()
+
+    def mean(self, shares: np.ndarray, at_end: Sample) -> float:
+        """The mean of the penalties before each step, which have these `shares` in it.
 
         Values without schedules, and what these count, go straight from one sample to the next.
         """
-        at, samples = [*self._measured_at, steps], [*self._samples, at_end]
-        return sum(_mean(steps, key, at, samples) for key in dict.fromkeys(chain(*samples)))
+        at, samples = [*self._measured_at, len(shares)], [*self._samples, at_end]
+        found = (_along(len(shares), key, at, samples) for key in dict.fromkeys(chain(*samples)))
+        return sum(float(shares @ along) for along in found)
 
 
-def _mean(steps: int, key: Key, at: list[int], samples: list[Sample]) -> float:
-    """That of the penalties that share a schedule; 0 where they were not trained."""
+def _along(steps: int, key: Key, at: list[int], samples: list[Sample]) -> np.ndarray:
+    """The penalties that share a schedule before each step; 0 where they were not trained."""
     here = np.arange(steps)
     values = [float(each[key].measured.value) if key in each else 0.0 for each in samples]
-    along = np.interp(here, at, values)
     multipliers = next(each[key].multipliers for each in samples if key in each)
-    if multipliers is not None:
-        steps_counted = np.interp(here, *_counts(key, at, samples))
-        distinct, places = np.unique(_whole(steps_counted), return_inverse=True)
-        along *= multipliers(distinct)[places]
-    return float(np.mean(along))
+    if multipliers is None:
+        return np.interp(here, at, values)
+    measured = [float(each[key].measured.multiplier) if key in each else 0.0 for each in samples]
+    where, counts = _counts(key, at, samples)
+    again = multipliers(np.array(counts))
+    if not np.allclose(again, [m for m, each in zip(measured, samples) if key in each], rtol=1e-5):
+        # What the schedule gives depends on more than the step.
+        return np.interp(here, at, np.multiply(values, measured))
+    distinct, places = np.unique(_whole(np.interp(here, where, counts)), return_inverse=True)
+    return np.interp(here, at, values) * multipliers(distinct)[places]
 
 
 def _counts(key: Key, at: list[int], samples: list[Sample]) -> tuple[list[int], list[int]]:

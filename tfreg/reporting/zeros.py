@@ -196,6 +196,8 @@ def zero_groups(model: Model) -> tuple[int, int] | None:
     zeros, total = 0, 0
     penalized = itertools.chain(penalized_weights(model), weights_of_proximal_penalties(model))
     for penalty, variables, layouts in penalized:
+        if not variables:  # of a model that is not built
+            continue
         nonzero = [is_nonzero(variable) for variable in variables]
         found = structures(penalty, [array.shape for array in nonzero], layouts)
         if found is not None:

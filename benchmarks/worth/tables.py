@@ -19,9 +19,9 @@ SUMMARY_HEADER = [
 ]
 # The figures that a summary has, where it does not have all.
 SUMMARIZED = {
-    "features": ["test error", "F1"],
+    "features": ["test error", "F1", "average precision"],
     "forgetting": ["mean error"],
-    "quantization": ["int8 error per tensor", "int8 error per channel"],
+    "quantization": ["int8 error per tensor", "lost per tensor", "lost per channel"],
 }
 # How the docs name an experiment.
 PROBLEMS = {

@@ -333,10 +333,22 @@ def test_a_convolution_has_a_tile_for_each_input_and_unit():
         ((3, 3, 300, 10), (511, 39)),
         ((2000, 8, 64), (15, 512)),
         ((2, 2, 3, 4, 6), (95, 115)),
+        ((3, 3, 1, 64), (124, 124)),
+        ((5, 5, 1, 10), (85, 115)),
     ],
 )
 def test_the_sizes_of_pictures(shape, expected):
     assert colours(np.ones(shape)).shape[:2] == expected
+
+
+def test_the_tiles_of_one_input_fill_a_square():
+    weight = np.ones((2, 2, 1, 5))
+    weight[..., 3] = 0.0
+    picture = colours(weight)[:: 128 // 8, :: 128 // 8]
+    is_grey = np.all(picture == GREY, axis=-1)
+    expected = np.zeros((5, 8), bool)
+    expected[3:5, 0:2] = True  # the first of the second row
+    np.testing.assert_array_equal(is_grey, expected)
 
 
 def test_what_is_not_finite_is_not_grey():

@@ -1,5 +1,6 @@
 """Pictures of weights, as PNG files, by NumPy alone."""
 
+import math
 import struct
 import zlib
 
@@ -21,9 +22,9 @@ def picture(values: np.ndarray) -> np.ndarray:
 
     It has a row of tiles for each entry of the last axis but one, the inputs, and a column of them
     for each of the last one, the units. Each tile has the axes before these, such as the window of
-    a convolution. Blue is negative and vermillion positive, as strong as the value is large beside
-    the weight's largest; grey is exactly 0. Of what has no room in 512 pixels along a side, it has
-    evenly picked entries of each axis.
+    a convolution; those of a single input fill a square. Blue is negative and vermillion positive,
+    as strong as the value is large beside the weight's largest; grey is exactly 0. Of what has no
+    room in 512 pixels along a side, it has evenly picked entries of each axis.
     """
     values = np.asarray(values)
     values = values.reshape((1,) * (3 - values.ndim) + values.shape)
@@ -37,8 +38,21 @@ def picture(values: np.ndarray) -> np.ndarray:
     space = int(is_tiled)
     spaced = np.full((rows, height + space, columns, width + space), BETWEEN, np.uint8)
     spaced[:, :height, :, :width] = _shades(tiles).transpose(2, 0, 3, 1)
+    if is_tiled and rows == 1:
+        spaced = _wrapped(spaced[0])
+    rows, _, columns, _ = spaced.shape
     whole = spaced.reshape(rows * (height + space), columns * (width + space))
     return _enlarged(whole[: len(whole) - space, : whole.shape[1] - space])
+
+
+def _wrapped(row: np.ndarray) -> np.ndarray:
+    """The tiles of a row in several rows, about as high together as they are wide."""
+    height, count, width = row.shape
+    columns = min(max(math.ceil(math.sqrt(count * height / width)), 1), max(count, 1))
+    rows = max(math.ceil(count / columns), 1)
+    wrapped = np.full((rows * columns, height, width), BETWEEN, np.uint8)
+    wrapped[:count] = row.transpose(1, 0, 2)
+    return wrapped.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
 
 
 def _evenly(size: int, room: int) -> np.ndarray:

@@ -263,3 +263,13 @@ def kernels(model):
 def assert_trained(model, expected):
     for actual, weight in zip(kernels(model), expected, strict=True):
         np.testing.assert_allclose(actual, weight, rtol=1e-5, atol=1e-6)
+
+
+def counted(step, traces, model):
+    """The train `step` of a model, which notes each time that it is traced."""
+
+    def counting(data):
+        traces.append(model)
+        return step(data)
+
+    return counting

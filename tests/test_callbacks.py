@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from marks import KERAS_3_FIRST, in_turn, slow
-from model_cases import mirrored
+from model_cases import counted, mirrored
 
 import tfreg
 from tfreg.reporting.zeros import zero_groups
@@ -66,16 +66,6 @@ def state(model):
     variables = variables() if callable(variables) else variables
     own = getattr(model, "variables", [])
     return [tf.convert_to_tensor(variable).numpy() for variable in (*own, *variables)]
-
-
-def counted(step, traces, model):
-    """The train `step` of a model, which notes each time that it is traced."""
-
-    def counting(data):
-        traces.append(model)
-        return step(data)
-
-    return counting
 
 
 @KERAS_3_FIRST

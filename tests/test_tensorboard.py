@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 from marks import KERAS_3_FIRST
 from matplotlib.colors import to_rgb
-from model_cases import mirrored
+from model_cases import counted, mirrored
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfreg
@@ -170,14 +170,6 @@ def test_it_changes_nothing_and_stands_beside_the_callback_of_keras(api, tmp_pat
         np.testing.assert_array_equal(ours, theirs)
     assert list(written(tmp_path)["penalty"]) == [0, 1, 2]
     assert "epoch_loss" in written(tmp_path / "train")
-
-
-def counted(step, traces, model):
-    def counting(data):
-        traces.append(model)
-        return step(data)
-
-    return counting
 
 
 @KERAS_3_FIRST

@@ -98,8 +98,8 @@ def _palette() -> np.ndarray:
     """The red, green and blue of each colour: those of the plots."""
     low, middle, high = map(_from_hex, (_THEME.low, _THEME.middle, _THEME.high))
     along = np.linspace(-1.0, 1.0, _SHADES)[:, None]
-    low, middle, high = map(themes._to_oklab, (low, middle, high))
-    shades = themes._from_oklab(middle + np.abs(along) * (np.where(along < 0, low, high) - middle))
+    low, middle, high = map(themes.to_oklab, (low, middle, high))
+    shades = themes.from_oklab(middle + np.abs(along) * (np.where(along < 0, low, high) - middle))
     others = [_from_hex(_THEME.zero), _from_hex(_THEME.background)]
     return np.rint(255 * np.concatenate([others, shades])).astype(np.uint8)
 

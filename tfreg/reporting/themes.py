@@ -71,11 +71,11 @@ def diverging(theme: Theme) -> "LinearSegmentedColormap":
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     low, middle, high = (
-        _to_oklab(np.array(to_rgb(color))) for color in (theme.low, theme.middle, theme.high)
+        to_oklab(np.array(to_rgb(color))) for color in (theme.low, theme.middle, theme.high)
     )
     share = np.linspace(0.0, 1.0, 128)[:, None]
     colors = np.concatenate([low + share * (middle - low), middle + share[1:] * (high - middle)])
-    return LinearSegmentedColormap.from_list("tfreg", _from_oklab(colors), N=255)
+    return LinearSegmentedColormap.from_list("tfreg", from_oklab(colors), N=255)
 
 
 def magnitudes(theme: Theme) -> "LinearSegmentedColormap":
@@ -102,12 +102,12 @@ _TO_LAB = np.array(
 )
 
 
-def _to_oklab(srgb: np.ndarray) -> np.ndarray:
+def to_oklab(srgb: np.ndarray) -> np.ndarray:
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T
 
 
-def _from_oklab(lab: np.ndarray) -> np.ndarray:
+def from_oklab(lab: np.ndarray) -> np.ndarray:
     lms = (lab @ np.linalg.inv(_TO_LAB).T) ** 3
     linear = np.clip(lms @ np.linalg.inv(_TO_LMS).T, 0.0, 1.0)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

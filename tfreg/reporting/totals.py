@@ -84,8 +84,8 @@ def totals(model: Model, rules: Rules | None) -> Totals:
             parameters,
             _not_counted(contents, trace),
             None if left is None else _parameters_of(left.model, model, parameters),
-            _multiply_adds(trace),
-            None if left is None else _multiply_adds(left.trace),
+            _multiply_adds_in(trace),
+            None if left is None else _multiply_adds_in(left.trace),
             [_reported(coupling, left) for coupling in couplings],
             _unfollowed(couplings),
             _of_unknown_lengths(contents, trace),
@@ -163,10 +163,10 @@ def count_parameters(model: Model) -> int:
 def multiply_adds(model: Model, rules: Rules | None = None) -> int:
     """The multiplications with weights for one example, as `Coupling.cost` counts them."""
     with backend.as_if_nothing_was_made(), _calls_forgotten(model):
-        return _multiply_adds(traced(model, rules)[0])
+        return _multiply_adds_in(traced(model, rules)[0])
 
 
-def _multiply_adds(trace: Trace) -> int:
+def _multiply_adds_in(trace: Trace) -> int:
     uses = [use for step in trace.steps for use in step.uses]
     return int(sum(times * math.prod(variable.shape) for variable, times in uses))
 

@@ -176,6 +176,8 @@ def test_a_step_moves_the_weights_by_the_penaltys_gradient(api):
     ],
 )
 def test_every_dtype_policy_trains(api, policy, mode):
+    # Of other weights the scaled gradients may overflow, which skips steps.
+    api.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(8, 6, 6, 3))
     policies = api.dtype_policies.DTypePolicy if api is keras else api.mixed_precision.Policy
     dtype = policies(policy)

@@ -14,6 +14,9 @@ from tfreg import backend
 class UnknownStepError(RuntimeError):
     """The step that a schedule counts is not known here."""
 
+    # By which AutoGraph knows that it can make another one, with the traceback in the message.
+    __init__ = Exception.__init__
+
 
 # How often the weights may change within one step: sharpness-aware minimization looks ahead, and a
 # wrapper may normalize them for each micro-batch.

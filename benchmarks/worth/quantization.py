@@ -48,7 +48,7 @@ def rounded(weight):
 
 
 def int8_error(model, parts, per_channel):
-    """The test error of what TFLite makes of the model."""
+    """The test error of the model that TFLite converts."""
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     images = np.asarray(parts.train.x)

@@ -60,7 +60,7 @@ def momentum():
 
 
 class Trainer:
-    """Trains the model that `build` makes of a class of layers to drop out by.
+    """Trains the model that `build` returns for a class of dropout layers.
 
     Args:
         build: a function of the layer's class, `Dropout` or `keras.layers.Identity`.
@@ -155,7 +155,7 @@ class Trainer:
 
 
 def trainers(contender, create):
-    """A function of the strength: what `create` makes of the contender, once if it can be."""
+    """A function from a strength to its trainer, which is one for all strengths where it can be."""
     if contender.make is None:
         made = create(contender)
         return lambda strength: made

@@ -191,18 +191,16 @@ def every_penalty_on_weights(model: Model) -> Iterator[tuple[AttachedPenalty, li
 
 
 def penalized_weights(model: Model) -> Iterator[tuple[Any, list[Variable], list[Layout | None]]]:
-    """What `get_penalties` lists on each weight, or on those that are tied, and their layouts."""
+    """What `get_penalties` lists on each weight, or on those that are tied, and their layouts.
+
+    Without what is on a model that is not built.
+    """
     for entry, contents in _with_contents(model):
-        weights = entry.weights or []
-        if isinstance(entry._on, _OnLayer):
-            if isinstance(entry.penalty, Penalty):
-                yield entry.penalty, weights, [None]
-            continue
-        layouts = [contents.layouts.get(id(weight)) for weight in weights]
-        if isinstance(entry.penalty, Joint):
-            yield entry.penalty, weights, layouts
-        else:
-            yield from ((entry.penalty, [w], [layout]) for w, layout in zip(weights, layouts))
+        if isinstance(entry._on, _OnModel):
+            for weights, layouts in terms.tied_weights(contents, entry._on.term):
+                yield entry.penalty, weights, layouts
+        elif isinstance(entry._on, _OnLayer) and isinstance(entry.penalty, Penalty):
+            yield entry.penalty, [entry._on.weight], [None]
 
 
 def _entries(model: Model) -> Iterator[AttachedPenalty]:
@@ -245,4 +243,4 @@ def unscheduled_values(model: Model) -> Iterator[tuple[tf.Tensor, Schedule | Non
             yield entry._on.value_in(contents), None, None
         elif entry._on is not None:
             with penalized.reading_losses(model):
-                yield terms.unscheduled(entry._on.holder, entry._on.term)
+                yield terms.unscheduled(contents, entry._on.term)

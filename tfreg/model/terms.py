@@ -140,15 +140,21 @@ def prox_of(holder: Model, term: Term, step_size: StepSize) -> list[tf.Tensor]:
 
 def on_weights(contents: Contents, term: Term) -> Iterator[OnWeights]:
     """The penalty of a `term` on each of its weights, or on those that it ties together."""
-    variables = _selected(contents, term)
     multiplier = _multiplier_now(contents.model, term)
-    together = [variables] if isinstance(term.penalty, Joint) else [[each] for each in variables]
-    for tied in together:
-        layouts = _layouts(contents, tied)
+    for tied, layouts in tied_weights(contents, term):
         value: float | None = 0.0
         if any(id(variable) in contents.trainable for variable in tied):
             value = product(multiplier, value_at(term.penalty, tied, layouts))
         yield OnWeights(term.penalty, tied, layouts, multiplier, value)
+
+
+def tied_weights(
+    contents: Contents, term: Term
+) -> Iterator[tuple[list[Variable], list[Layout | None]]]:
+    """Each weight of a `term`, or all that its penalty ties together, and their layouts."""
+    variables = _selected(contents, term)
+    together = [variables] if isinstance(term.penalty, Joint) else [[each] for each in variables]
+    return ((tied, _layouts(contents, tied)) for tied in together)
 
 
 def value_at(
@@ -242,12 +248,12 @@ def term_of(config: Any) -> Term:
     )
 
 
-def unscheduled(holder: Model, term: Term) -> tuple[tf.Tensor, Schedule | None, Step | None]:
+def unscheduled(contents: Contents, term: Term) -> tuple[tf.Tensor, Schedule | None, Step | None]:
     """What `value_of` gives without the schedule, that schedule, and what it counts.
 
     Without weights to train no schedule counts anything.
     """
-    value = _loss(Contents(holder), term._replace(schedule=None))
+    value = _loss(contents, term._replace(schedule=None))
     if value is None:
         return tf.zeros([]), None, None
-    return value, term.schedule, None if term.schedule is None else _step(holder, term)
+    return value, term.schedule, None if term.schedule is None else _step(contents.model, term)

@@ -17,7 +17,7 @@ SCORES = ("taylor", "norm")
 
 
 class Count(NamedTuple):
-    """What there is of a resource: at first in all, by the `target` at the end, and what is left.
+    """The count of a resource: the `total` at first, the `target` of the end, and what is `left`.
 
     Of a pattern it is that of one run, the fullest.
     """

@@ -114,6 +114,5 @@ class PenaltyMetrics(backend.Callback):
 
     def _steps(self) -> int:
         """How many steps the epoch had."""
-        # Keras 3.8 tells the first step of an execution at its end, others tell its last.
         planned = (self.params or {}).get("steps")
         return self._course.steps(self._at_once(), planned)

@@ -67,7 +67,7 @@ class Meter:
         self._keys: list[Key] = []
         self._multipliers: dict[Key, Callable[[np.ndarray], np.ndarray]] = {}
         # What runs eagerly may have schedules that only do so.
-        self._along = _one_by_one if model.run_eagerly else _in_a_graph
+        self._multipliers_of = _one_by_one if model.run_eagerly else _in_a_graph
         self._measure: Callable[[], list[Measured]] = self._sums
         if not model.run_eagerly:
             # Concrete, as TensorFlow warns of functions that are traced anew in each training.
@@ -103,7 +103,7 @@ class Meter:
             return Measured(value, tf.ones([], tf.float64), None)
         step = steps.current(source)
         if key not in self._multipliers:
-            self._multipliers[key] = self._along(schedule, step.dtype)
+            self._multipliers[key] = self._multipliers_of(schedule, step.dtype)
         return Measured(value, schedules.multiplier(schedule, source, tf.float64), step)
 
 
@@ -206,6 +206,7 @@ class Course:
     def steps(self, at_once: int, planned: int | None) -> int:
         """How many steps ended, with so many in each execution but perhaps the last one."""
         first = self._first or 0
+        # Keras 3.8 tells the first step of an execution at its end, others tell its last.
         done = max(self._last + 1 - first, self._executions * at_once)
         return done if planned is None else min(done, planned - first)
 

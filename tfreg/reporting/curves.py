@@ -50,7 +50,7 @@ def plot_history(
 
     The panels are, from the top and as far as there are figures for them: shares of zeros in
     percent, counts of zeros, the strength on a log scale, losses and penalties, and metrics such as
-    accuracy; others have a panel each. What is of the validation is dashed. A cross at the upper
+    accuracy; others have a panel each. Figures of the validation are dashed. A cross at the upper
     border stands for NaN or infinity. Epochs count from 1, as in the progress line of `fit`.
 
     A figure has at most 8 panels. A panel has at most 8 curves, with those of the whole model

@@ -1,4 +1,4 @@
-"""The figures of a training by name, and the epochs that each of them is of."""
+"""The figures of a training by name, with their epochs."""
 
 import csv
 import dataclasses

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 
 from tfreg.reporting import themes
+from tfreg.reporting.weight_views import columns_of_tiles
 
 # Pixels along a side: at most, and at least before pixels are repeated.
 MOST, _LEAST = 512, 128
@@ -48,7 +49,7 @@ def picture(values: np.ndarray) -> np.ndarray:
 def _wrapped(row: np.ndarray) -> np.ndarray:
     """The tiles of a row in several rows, about as high together as they are wide."""
     height, count, width = row.shape
-    columns = min(max(math.ceil(math.sqrt(count * height / width)), 1), max(count, 1))
+    columns = columns_of_tiles(count, height, width)
     rows = max(math.ceil(count / columns), 1)
     wrapped = np.full((rows * columns, height, width), BETWEEN, np.uint8)
     wrapped[:count] = row.transpose(1, 0, 2)

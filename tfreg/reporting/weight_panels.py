@@ -7,7 +7,7 @@ import numpy as np
 
 from tfreg.reporting import drawing
 from tfreg.reporting.themes import Theme, diverging, magnitudes
-from tfreg.reporting.weight_views import View
+from tfreg.reporting.weight_views import View, columns_of_tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +26,7 @@ def draw_tiles(axes: "Axes", view: View, theme: Theme) -> None:
 
     shown = shown_units(view)
     height, width = view.values.shape[1:3]
-    columns = max(math.ceil(math.sqrt(len(shown) * height / width)), 1)
-    columns = min(columns, len(shown))
+    columns = columns_of_tiles(len(shown), height, width)
     rows = math.ceil(len(shown) / columns)
     gap = max(height, width) // 12 + 1
     down, right = height + gap, width + gap

@@ -49,6 +49,11 @@ class View(NamedTuple):
         return float(np.max(np.abs(self.values), initial=0, where=np.isfinite(self.values))) or 1.0
 
 
+def columns_of_tiles(count: int, height: int, width: int) -> int:
+    """How many of so many tiles stand in a row, so that all are about as high as they are wide."""
+    return min(max(math.ceil(math.sqrt(count * height / width)), 1), max(count, 1))
+
+
 def view_of(path: str, weight: np.ndarray, layout: Layout) -> View:
     """The view of a `weight` with that `layout`."""
     parts = layout.parts

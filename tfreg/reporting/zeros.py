@@ -19,7 +19,7 @@ from tfreg.penalties import Joint, Sum
 from tfreg.penalties.coupled import Coupled
 from tfreg.penalties.grouped import Grouped
 from tfreg.proximal.listing import weights_of_proximal_penalties
-from tfreg.structure.coupling import disjoint_slices, sums_of_squares
+from tfreg.structure.coupling import other_axes, squares_of_entries, sums_of_squares
 
 Shape = tuple[int, ...]
 # Norms above and below this have squares that are not what they should be in float64, and by what
@@ -93,22 +93,14 @@ class _Entries(NamedTuple):
     size: int
 
     def squares(self, array: np.ndarray, scale: float) -> np.ndarray:
-        sums = np.zeros(self.size)
-        for axis, indices, part in disjoint_slices(array, self.slices):
-            along = sums_of_squares(part, _others(part, axis), scale)
-            sums += along[indices].sum(axis=1)
-        return sums
+        return squares_of_entries(array, self.slices, self.size, scale)
 
     def any(self, array: np.ndarray) -> np.ndarray:
         found = np.zeros(self.size, bool)
         for axis, indices in self.slices:
-            along = np.any(array, axis=_others(array, axis))
+            along = np.any(array, axis=other_axes(array, axis))
             found |= np.take(along, indices).any(axis=1)
         return found
-
-
-def _others(array: np.ndarray, axis: int) -> tuple[int, ...]:
-    return tuple(i for i in range(array.ndim) if i != axis)
 
 
 def structures(
@@ -196,8 +188,6 @@ def zero_groups(model: Model) -> tuple[int, int] | None:
     zeros, total = 0, 0
     penalized = itertools.chain(penalized_weights(model), weights_of_proximal_penalties(model))
     for penalty, variables, layouts in penalized:
-        if not variables:  # of a model that is not built
-            continue
         nonzero = [is_nonzero(variable) for variable in variables]
         found = structures(penalty, [array.shape for array in nonzero], layouts)
         if found is not None:

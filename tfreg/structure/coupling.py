@@ -79,9 +79,7 @@ class Coupling:
         squares = np.zeros(self.size)
         for member in self.members:
             array = np.asarray(backend.array_of(member.variable))
-            for axis, indices, part in disjoint_slices(array, member.slices):
-                others = tuple(i for i in range(part.ndim) if i != axis)
-                squares += sums_of_squares(part, others)[indices].sum(axis=1)
+            squares += squares_of_entries(array, member.slices, self.size)
         return np.sqrt(squares)
 
     def zero(self, entries: Sequence[int] | np.ndarray) -> None:
@@ -142,7 +140,21 @@ def sums_of_squares(array: np.ndarray, axes: tuple[int, ...], scale: float = 1.0
     return sum(sums[1:], sums[0]) if 0 in axes else np.concatenate(sums)
 
 
-def disjoint_slices(
+def squares_of_entries(
+    array: np.ndarray, slices: Sequence[tuple[int, np.ndarray]], size: int, scale: float = 1.0
+) -> np.ndarray:
+    """The sum of the squares over each entry, of float64, of a weight over a `scale`."""
+    sums = np.zeros(size)
+    for axis, indices, part in _disjoint_slices(array, slices):
+        sums += sums_of_squares(part, other_axes(part, axis), scale)[indices].sum(axis=1)
+    return sums
+
+
+def other_axes(array: np.ndarray, axis: int) -> tuple[int, ...]:
+    return tuple(i for i in range(array.ndim) if i != axis)
+
+
+def _disjoint_slices(
     array: np.ndarray, slices: Sequence[tuple[int, np.ndarray]]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """The `slices` of a weight, with the array of which they are taken.

@@ -75,7 +75,7 @@ def _processor():
 
 
 def _device():
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return "CPU"
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
@@ -104,7 +104,7 @@ def in_fresh_process(function, *arguments, environment=None):
 
 @functools.cache
 def has_gpu():
-    return bool(tf.config.list_physical_devices("GPU"))
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
 def wait_for_device():

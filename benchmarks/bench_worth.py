@@ -20,13 +20,12 @@ How much accuracy is left at which size, with budgets and compact, is measured b
 import concurrent.futures
 import json
 import multiprocessing
-import os
 import pathlib
 import re
 import time
 from typing import Any, NamedTuple
-from unittest import mock
 
+import numpy as np
 import tensorflow as tf
 
 from benchmarks import bench_sparsity, common
@@ -70,13 +69,16 @@ class Task(NamedTuple):
 
 def cases(experiment, folder):
     """The cases of an experiment whose data are on this machine."""
-    available = set(data.LOADERS) - set(data.missing(folder))
-    return EXPERIMENTS[experiment].cases(available, folder)
+    return EXPERIMENTS[experiment].cases(data.EVERYTHING - data.missing(folder).keys(), folder)
+
+
+def plan_of(options):
+    return protocol.QUICK if options.quick else protocol.WHOLE
 
 
 def tasks(options):
     """What the options ask for."""
-    plan = protocol.QUICK if options.quick else protocol.WHOLE
+    plan = plan_of(options)
     return [
         Task(name, case.name, contender.name, options.data, case.plan(plan))
         for name, experiment in EXPERIMENTS.items()
@@ -87,27 +89,45 @@ def tasks(options):
     ]
 
 
+def find(task):
+    """The case and the contender of a task."""
+    [case] = [each for each in cases(task.experiment, task.folder) if each.name == task.case]
+    [contender] = [each for each in case.contenders if each.name == task.contender]
+    return case, contender
+
+
 def measure(task):
     """The row of a task."""
+    # It warns of tracing, and each penalty that `make` builds is traced.
+    tf.get_logger().setLevel("ERROR")
     # A seed fixes everything.
     tf.config.experimental.enable_op_determinism()
     start = time.perf_counter()
-    [case] = [each for each in cases(task.experiment, task.folder) if each.name == task.case]
-    [contender] = [each for each in case.contenders if each.name == task.contender]
+    case, contender = find(task)
     found = protocol.search(contender, case.fit_with(contender, task.plan), task.plan)
     row = {"experiment": task.experiment, "case": task.case, "contender": task.contender}
     return row | {"ours": contender.ours} | found | {"seconds": time.perf_counter() - start}
 
 
+def use_one_thread():
+    """Hides GPUs and computes each operation by one thread: sums do not depend on their number.
+
+    The models are too small for more, and each process would take all memory of a GPU.
+    """
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
 def measure_all(asked, jobs):
     """The row of each task, in as many processes as `jobs`."""
     spawn = multiprocessing.get_context("spawn")
-    # The models are too small for more threads; and with another number sums may differ.
-    with mock.patch.dict(os.environ, {"TF_NUM_INTRAOP_THREADS": "1"}):
-        with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as processes:
-            done = [processes.submit(measure, task) for task in asked]
+    with concurrent.futures.ProcessPoolExecutor(jobs, spawn, use_one_thread) as processes:
+        done = [processes.submit(measure, task) for task in asked]
+        try:
             for each in concurrent.futures.as_completed(done):
                 yield each.result()
+        finally:  # on an error, too, cancel what has not started
+            processes.shutdown(cancel_futures=True)
 
 
 def key(row):
@@ -115,9 +135,15 @@ def key(row):
 
 
 def is_measured(task, rows):
-    """Whether there is a row of this task, and of its plan."""
-    wanted = task.plan.seeds, task.plan.steps
-    return any(task.key == key(row) and wanted == (len(row["seeds"]), row["steps"]) for row in rows)
+    """Whether there is a row of this task, of its plan and at its strengths."""
+    strengths = find(task)[1].strengths(task.plan)
+    return any(
+        task.key == key(row)
+        and (len(row["seeds"]), row["steps"]) == (task.plan.seeds, task.plan.steps)
+        and len(row["strengths"]) == len(strengths)
+        and np.allclose(row["strengths"], strengths, rtol=1e-6, atol=0.0)
+        for row in rows
+    )
 
 
 def in_order(rows, folder):
@@ -126,7 +152,7 @@ def in_order(rows, folder):
     order = [
         (name, case.name, contender.name)
         for name in EXPERIMENTS
-        for case in EXPERIMENTS[name].cases(set(data.LOADERS), folder)
+        for case in EXPERIMENTS[name].cases(data.EVERYTHING, folder)
         for contender in case.contenders
     ]
     return [last[each] for each in order if each in last]
@@ -138,6 +164,20 @@ def write_json(path, rows):
     environment = json.dumps(common.environment())
     text = f'{{"environment": {environment},\n"measurements": [\n{lines}\n]}}\n'
     pathlib.Path(path).write_text(text)
+
+
+def read_rows(options):
+    """The rows of the output file. Exits if they are of another plan."""
+    if not options.out or not pathlib.Path(options.out).exists():
+        return []
+    rows = json.loads(pathlib.Path(options.out).read_text())["measurements"]
+    plan = plan_of(options)
+    for row in rows:
+        if len(row["seeds"]) != plan.seeds or len(row["strengths"]) not in (1, plan.strengths):
+            raise SystemExit(
+                f"{options.out} has rows of another plan than {plan}: name another file."
+            )
+    return rows
 
 
 def print_tables(rows):
@@ -156,10 +196,9 @@ def main(arguments=None):
     parser.add_argument("--data", type=pathlib.Path, default=bench_sparsity.FOLDER, metavar="DIR")
     options = parser.parse_args(arguments)
     print(common.environment_line())
-    print(*data.missing(options.data).values(), sep="\n")
-    rows: list = []
-    if options.out and pathlib.Path(options.out).exists():
-        rows = json.loads(pathlib.Path(options.out).read_text())["measurements"]
+    for left_out in data.missing(options.data).values():
+        print(left_out)
+    rows = read_rows(options)
     asked = [task for task in tasks(options) if not (options.resume and is_measured(task, rows))]
     for row in measure_all(asked, options.jobs):
         rows = in_order([*rows, row], options.data)
@@ -173,4 +212,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    use_one_thread()
     main()

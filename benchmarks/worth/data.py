@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from benchmarks import bench_sparsity
 
 # Both ship these series under datasets/data.
-SERIES_PACKAGES = ["sktime", "aeon"]
+SERIES_PACKAGES, PARTS = ["sktime", "aeon"], ["TRAIN", "TEST"]
 MOST_TESTED = 1000
 
 
@@ -24,6 +24,10 @@ class Data(NamedTuple):
 
     x: np.ndarray
     y: np.ndarray
+
+
+class Table(Data):
+    """Data that `split` standardizes, inputs and targets, by the part to train on."""
 
 
 class Parts(NamedTuple):
@@ -43,8 +47,11 @@ def _inside(package, path):
 
 def series_folder(name):
     """Where the series of that name are, of the first package that has them; None without."""
-    folders = (_inside(package, f"datasets/data/{name}") for package in SERIES_PACKAGES)
-    return next((folder for folder in folders if folder is not None), None)
+    for package in SERIES_PACKAGES:
+        files = [_inside(package, f"datasets/data/{name}/{name}_{part}.ts") for part in PARTS]
+        if None not in files:
+            return files[0].parent
+    return None
 
 
 def _read_series(path):
@@ -57,15 +64,19 @@ def _read_series(path):
 
 def _series(name):
     def load(folder):
-        files = [series_folder(name) / f"{name}_{part}.ts" for part in ("TRAIN", "TEST")]
+        files = [series_folder(name) / f"{name}_{part}.ts" for part in PARTS]
         numbers, answers = map(np.concatenate, zip(*map(_read_series, files)))
         return Data(numbers[..., None], np.unique(answers, return_inverse=True)[1].astype(np.int32))
 
     return load
 
 
-def standardized(columns):
-    return ((columns - columns.mean(axis=0)) / columns.std(axis=0)).astype(np.float32)
+def standardized(columns, by=None):
+    """Scales columns by the mean and the standard deviation of `by`, by default their own."""
+    by = columns if by is None else by
+    scale = by.std(axis=0)
+    # A column may be constant over few examples.
+    return ((columns - by.mean(axis=0)) / np.where(scale > 0.0, scale, 1.0)).astype(np.float32)
 
 
 def _digits(folder):
@@ -82,8 +93,8 @@ def _table(load_table):
     def load(folder):
         columns, answers = load_table(return_X_y=True)
         if load_table is datasets.load_diabetes:
-            return Data(standardized(columns), standardized(answers[:, None]))
-        return Data(standardized(columns), answers.astype(np.int32))
+            return Table(columns, answers[:, None].astype(np.float32))
+        return Table(columns, answers.astype(np.int32))
 
     return load
 
@@ -122,6 +133,8 @@ LOADERS: dict[str, Callable[[pathlib.Path], Data]] = {
     "affairs": _affairs,
 }
 SERIES = ["GunPoint", "ItalyPowerDemand"]
+# What a case or a contender may take.
+EVERYTHING = {*LOADERS, "skglm"}
 
 
 @functools.cache
@@ -135,6 +148,8 @@ def missing(folder):
     for name in SERIES:
         if series_folder(name) is None:
             result[name] = f"{name} is left out: pip install sktime"
+    if importlib.util.find_spec("skglm") is None:
+        result["skglm"] = "skglm is left out: pip install skglm"
     if _inside("statsmodels", AFFAIRS) is None:
         result["affairs"] = "affairs is left out: pip install statsmodels"
     if not bench_sparsity.has_fashion(folder, download=False):
@@ -157,14 +172,23 @@ def split(data, seed, examples, tested=MOST_TESTED):
         parts = train_test_split(
             x, y, train_size=first, test_size=second, stratify=labels, random_state=seed
         )
-        return Data(parts[0], parts[2]), Data(parts[1], parts[3])
+        return data._replace(x=parts[0], y=parts[2]), data._replace(x=parts[1], y=parts[3])
 
     left = min(tested, len(data.x) - 2 * examples)
     used, test = cut(data.x, data.y, 2 * examples, left)
     train, validation = cut(used.x, used.y, examples, examples)
-    return Parts(train, validation, test)
+    parts = Parts(train, validation, test)
+    return Parts(*(_scaled(part, train) for part in parts)) if isinstance(data, Table) else parts
+
+
+def _scaled(part, train):
+    y = standardized(part.y, train.y) if is_regression(part) else part.y
+    return part._replace(x=standardized(part.x, train.x), y=y)
+
+
+def without_inputs(parts):
+    return Parts(*(part._replace(x=np.zeros_like(part.x)) for part in parts))
 
 
 def on_device(parts):
-    train, validation, test = (Data(tf.constant(part.x), tf.constant(part.y)) for part in parts)
-    return Parts(train, validation, test)
+    return Parts(*(part._replace(x=tf.constant(part.x), y=tf.constant(part.y)) for part in parts))

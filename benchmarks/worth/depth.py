@@ -28,7 +28,7 @@ def build(shape, outputs, drop):
 def cases(available, folder):
     penalty = tfreg.Joint(tfreg.TotalVariation(1.0))
     blocks = [f"block_{number}/kernel" for number in range(BLOCKS)]
-    ours = Contender("Joint TotalVariation", *contenders.L1_RANGE, penalty, blocks, ours=True)
+    ours = Contender("Joint TotalVariation", 1e-3, 100.0, penalty, blocks, ours=True)
     for name, sizes in SIZES.items():
         for examples in sizes if name in available else ():
             load = functools.partial(data.load, name, folder)

@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.feature_selection import SelectFromModel
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import average_precision_score
 
 import tfreg
 from benchmarks.worth import contenders, data
-from benchmarks.worth.protocol import Case, Contender, Outcome
+from benchmarks.worth.protocol import NO_INPUTS, Case, Contender, Outcome
 from benchmarks.worth.training import Trainer, softmax_loss, squared_loss
 
 layers = keras.layers
@@ -20,8 +19,9 @@ COPIES = 3
 # An input counts as kept whose weights have more than this share of the largest norm.
 KEPT = 0.01
 EXAMPLES = {"breast cancer": 60, "wine": 40, "diabetes": 100, "affairs": 1000}
+COLUMNS = {"breast cancer": 30, "wine": 13, "diabetes": 10, "affairs": sum(data.ANSWERS.values())}
 QUICK = {"breast cancer, 60 examples"}
-FROM_MODEL, PERMUTATION = "SelectFromModel", "permutation importance"
+SELECTORS = FOREST, PERMUTATION = "SelectFromModel of a forest", "permutation importance"
 
 
 def build(inputs, outputs, drop):
@@ -51,7 +51,7 @@ def with_copies(features):
 
 
 class _Network:
-    """What scikit-learn takes for a fitted estimator, less is better."""
+    """What scikit-learn takes for a fitted estimator; its score is higher where it errs less."""
 
     def __init__(self, trainer):
         self._trainer = trainer
@@ -72,12 +72,18 @@ def importances(name, trainer, parts, seed):
             network, *parts.validation, random_state=seed
         ).importances_mean
     forest = RandomForestRegressor if data.is_regression(parts.train) else RandomForestClassifier
-    selector = SelectFromModel(forest(random_state=seed)).fit(x, y.ravel())
-    return selector.estimator_.feature_importances_
+    return forest(random_state=seed).fit(x, y.ravel()).feature_importances_
+
+
+def most_important(importance, number):
+    """The mask of so many columns: those that SelectFromModel keeps, given `max_features`."""
+    mask = np.zeros(len(importance), bool)
+    mask[np.argsort(-importance, kind="stable")[:number]] = True
+    return mask
 
 
 def figures(importance, kept, features):
-    """Of what is kept of features of which the first are real, and of the order of all."""
+    """How well the kept features, and the order of all, agree with the real ones, the first."""
     real = np.arange(len(features)) < len(features) // (COPIES + 1)
     return recovery(real, kept) | {
         "average precision": float(average_precision_score(real, importance)),
@@ -106,7 +112,7 @@ def _fit_with(name, folder):
 
         @functools.cache
         def parts(seed):
-            noisy = data.Data(with_noise(everything.x, features, seed), everything.y)
+            noisy = everything._replace(x=with_noise(everything.x, features, seed))
             return data.split(noisy, seed, EXAMPLES[name])
 
         @functools.cache
@@ -116,23 +122,28 @@ def _fit_with(name, folder):
                 trainer.train(seed, 0.0, train.x, train.y, plan.steps)
             return importances(contender.name, trainer, parts(seed), seed)
 
-        def fit(strength, seed):
-            mask = np.ones(everything.x.shape[1] * (COPIES + 1), np.float32)
-            if contender.name in (FROM_MODEL, PERMUTATION):
-                number = max(1, round(strength * len(mask)))
-                mask[np.argsort(-ranked(seed))[number:]] = 0.0
-            masked = data.Parts(*(data.Data(part.x * mask, part.y) for part in parts(seed)))
-            train, validation, test = data.on_device(masked)
-            trainer.train(seed, strength, train.x, train.y, plan.steps)
-            if contender.name in (FROM_MODEL, PERMUTATION):
-                by_column, kept_columns = ranked(seed), mask > 0.0
-            else:
-                by_column = np.linalg.norm(trainer.model.get_layer("first").kernel, axis=1)
-                kept_columns = by_column > KEPT * by_column.max()
+        def judge(by_column, kept_columns):
             importance = np.array([by_column[columns].max() for columns in listed])
             kept = np.array([kept_columns[columns].any() for columns in listed])
-            found = {"test error": trainer.errors(*test)[1]} | figures(importance, kept, listed)
-            return Outcome(trainer.errors(*validation)[0], lambda: found)
+            return figures(importance, kept, listed)
+
+        def fit(strength, seed):
+            shown = parts(seed)
+            if contender.name == NO_INPUTS:
+                shown = data.without_inputs(shown)
+            if contender.name in SELECTORS:
+                selected = most_important(ranked(seed), round(strength))
+                shown = data.Parts(*(part._replace(x=part.x * selected) for part in shown))
+            train, validation, test = data.on_device(shown)
+            trainer.train(seed, strength, train.x, train.y, plan.steps)
+            loss, error = trainer.errors(*validation)
+            found = {"test error": trainer.errors(*test)[1]}
+            if contender.name in SELECTORS:
+                found |= judge(ranked(seed), selected)
+            elif contender.name != NO_INPUTS:
+                norms = np.linalg.norm(trainer.model.get_layer("first").kernel, axis=1)
+                found |= judge(norms, norms > KEPT * norms.max())
+            return Outcome({"error": (error, loss)}, {"error": lambda: found})
 
         return fit
 
@@ -150,9 +161,12 @@ def cases(available, folder):
             return Contender(title, *limits, penalty, where, proximal=True, ours=True)
 
         named = [
-            *contenders.usual(),
-            Contender(FROM_MODEL, 0.02, 1.0),
-            Contender(PERMUTATION, 0.02, 1.0),
+            *contenders.usual_for_tables(),
+            # How many columns are kept, from the best alone to all.
+            *(
+                Contender(selector, 1, COLUMNS[name] * (COPIES + 1), natural=("least", "most"))
+                for selector in SELECTORS
+            ),
             lasso("GroupLasso"),
         ]
         if name == "affairs":

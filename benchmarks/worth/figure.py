@@ -18,13 +18,13 @@ USUAL = {
     "L1": "#56B4E9",
     "dropout": "#F0E442",
 }
-OTHERS = ["#009E73", "#004D38", "#7FCEB9"]
+OTHERS = ["#009E73", "#004D38", "#7FCEB9", "#B5E61D"]
 OURS = ["#D55E00", "#CC79A7", "#E69F00", "#7A3600", "#663C54"]
 # The figure that is drawn of an experiment, if not its first.
-DRAWN = {"forgetting": "mean error", "quantization": "int8 error per tensor"}
+DRAWN = {"linear": "F1", "forgetting": "mean error", "quantization": "int8 error per tensor"}
 
 
-def colors(compared):
+def colors_of(compared):
     """The colour of each contender: warm ones are tfreg's."""
     others = [name for name in compared.values if name not in USUAL and name not in compared.ours]
     return USUAL | dict(zip(others, OTHERS)) | dict(zip(compared.ours, OURS))
@@ -32,7 +32,10 @@ def colors(compared):
 
 def _draw(ax, comparisons):
     """Bars of the means of all contenders, side by side in each case."""
-    names = list(dict.fromkeys(name for each in comparisons for name in each.values))
+    names = dict.fromkeys(name for each in comparisons for name in each.values)
+    # Its bar would dwarf the others.
+    names.pop(protocol.NO_INPUTS, None)
+    colors = {name: color for each in comparisons for name, color in colors_of(each).items()}
     width = 0.85 / len(names)
     for number, name in enumerate(names):
         places, means, spreads = [], [], []
@@ -43,8 +46,7 @@ def _draw(ax, comparisons):
                 places.append(place + number * width)
                 means.append(mean / of_none)
                 spreads.append(spread / of_none)
-        color = max((colors(each) for each in comparisons), key=len)[name]
-        bars = {"color": color, "align": "edge", "label": name, "error_kw": {"lw": 0.8}}
+        bars = {"color": colors[name], "align": "edge", "label": name, "error_kw": {"lw": 0.8}}
         ax.bar(places, means, width, yerr=spreads, **bars)
     room = max(14, 200 // len(comparisons))  # characters
     cases = [textwrap.fill(each.case, room, break_long_words=False) for each in comparisons]

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# One contender in each experiment, which has nothing to choose.
-NONE = "none"
+# Contenders that have nothing to choose: no penalty, and a network that sees zeros.
+NONE, NO_INPUTS = "none", "no inputs"
 
 
 class Plan(NamedTuple):
@@ -17,7 +17,7 @@ class Plan(NamedTuple):
     steps: int
 
 
-WHOLE = Plan(seeds=10, strengths=6, steps=400)
+WHOLE = Plan(seeds=10, strengths=7, steps=400)
 QUICK = Plan(seeds=3, strengths=3, steps=60)
 
 
@@ -25,9 +25,12 @@ class Contender(NamedTuple):
     """One way to train. Its strength, from `least` to `most`, is what the search chooses.
 
     Where `penalty` is given, it is on the `weights`, or is a list of pairs of weights and penalty,
-    and the strength multiplies it: in the loss or, if `proximal`, in proximal steps. Where it
-    cannot, `make` makes a penalty of each strength. A `constraint` is a function of a weight and
-    the strength.
+    and the strength multiplies it: in the loss or, if `proximal`, in proximal steps. If the
+    strength is an argument of the penalty instead, `make(strength)` builds it. A `constraint` is a
+    function of a weight and the strength, for the `weights` of that name, or all kernels.
+
+    `natural` are the ends of the range that may do best: the least strength is as good as no
+    penalty, for instance, or the most is a limit. At another end the range would end too early.
     """
 
     name: str
@@ -42,9 +45,10 @@ class Contender(NamedTuple):
     drops_out: bool = False
     stops_early: bool = False
     ours: bool = False
+    natural: tuple[str, ...] = ("least",)
 
     def made(self, strength: float) -> "Contender":
-        """The contender at that strength, of a penalty that has it in itself."""
+        """With the penalty built for that strength."""
         return self._replace(make=None, penalty=self.make(strength), multiplied=False)
 
     def terms(self) -> list[tuple[Any, Any]]:
@@ -54,17 +58,22 @@ class Contender(NamedTuple):
         return [] if self.penalty is None else [(self.weights, self.penalty)]
 
     def strengths(self, plan: Plan) -> list[float]:
-        """As many as the plan has, evenly spaced in their logarithms; of `none` the only one."""
-        if self.name == NONE:
+        """As many as the plan has, evenly spaced in their logarithms, or the only one."""
+        if self.name in (NONE, NO_INPUTS):
             return [0.0]
         return np.geomspace(self.least, self.most, plan.strengths).tolist()
 
 
 class Outcome(NamedTuple):
-    """What one training led to: what the search minimizes, and what is reported of the best."""
+    """What one training led to, by criterion.
 
-    validation: float
-    figures: Callable[[], dict[str, float]]
+    `judged` are scores on the validation part: the run with the smallest is chosen, by the first
+    number, where that is equal by the next. `figures` are called for the chosen run alone, since
+    converting a model takes seconds.
+    """
+
+    judged: dict[str, tuple[float, ...]]
+    figures: dict[str, Callable[[], dict[str, float]]]
 
 
 Fit = Callable[[float, int], Outcome]
@@ -86,21 +95,28 @@ class Case(NamedTuple):
 
 
 def search(contender: Contender, fit: Fit, plan: Plan) -> dict:
-    """For each seed, the figures at the strength that did best on the validation part."""
-    chosen, figures = [], []
+    """For each seed, the figures at the strengths that did best on the validation part."""
+    chosen: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     for seed in range(plan.seeds):
-        tried = [(fit(strength, seed), strength) for strength in contender.strengths(plan)]
-        # A diverged run is never the best; the weaker strength is, of those that are equal.
-        best, strength = min(tried, key=lambda each: np.nan_to_num(each[0].validation, nan=np.inf))
-        chosen.append(strength)
-        figures.append(best.figures())
+        tried = [(strength, fit(strength, seed)) for strength in contender.strengths(plan)]
+        for criterion in tried[0][1].judged:
+            strength, best = min(tried, key=lambda each: _judged(each[1], criterion))
+            chosen.setdefault(criterion, []).append(strength)
+            for name, value in best.figures[criterion]().items():
+                figures.setdefault(name, []).append(value)
     return {
         "strengths": contender.strengths(plan),
         "seeds": list(range(plan.seeds)),
         "steps": plan.steps,
         "chosen": chosen,
-        "figures": {name: [each[name] for each in figures] for name in figures[0]},
+        "figures": figures,
     }
+
+
+def _judged(outcome: Outcome, criterion: str) -> list[float]:
+    """A diverged run is never the best."""
+    return np.nan_to_num(outcome.judged[criterion], nan=np.inf, posinf=np.inf).tolist()
 
 
 def difference(values: Iterable[float], others: Iterable[float]) -> tuple[float, float]:
@@ -115,6 +131,8 @@ VERDICTS = ["better", "no difference", "worse"]
 def verdict(values: Iterable[float], others: Iterable[float]) -> str:
     """Whether `values`, of which less is better, beat the others, or cannot be told from them."""
     mean, error = difference(values, others)
+    if not np.isfinite(mean):
+        raise ValueError(f"A figure that is not finite cannot be compared: {values}, {others}.")
     if abs(mean) <= 2.0 * error or mean == 0.0:
         return "no difference"
     return "better" if mean < 0.0 else "worse"
@@ -122,8 +140,9 @@ def verdict(values: Iterable[float], others: Iterable[float]) -> str:
 
 # Of these more is better; of all other figures less is.
 MORE_IS_BETTER = {"F1", "average precision"}
-# Shown, but no contender is better by one of them alone: who keeps everything has a recall of 1.
-NOT_COMPARED = {"precision", "recall"}
+# No contender is better by one of them alone: who keeps everything has a recall of 1, and who errs
+# much has little to lose.
+NOT_COMPARED = {"precision", "recall", "lost per tensor", "lost per channel"}
 
 
 class Comparison(NamedTuple):
@@ -134,6 +153,11 @@ class Comparison(NamedTuple):
     figure: str
     values: dict[str, list[float]]
     ours: list[str]
+
+    @property
+    def decides(self) -> bool:
+        """Whether a contender can be better by this figure."""
+        return self.figure not in NOT_COMPARED
 
     @property
     def sign(self) -> float:
@@ -159,7 +183,7 @@ def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
 
 
 def comparisons(rows: list[dict]) -> list[Comparison]:
-    """One for each figure of each case of which tfreg's and other contenders are measured."""
+    """One for each figure of each case that has contenders of tfreg and others."""
     by_case: dict = {}
     for row in rows:
         by_case.setdefault((row["experiment"], row["case"]), []).append(row)
@@ -168,9 +192,15 @@ def comparisons(rows: list[dict]) -> list[Comparison]:
         ours = [row["contender"] for row in taken if row["ours"]]
         if not ours or len(ours) == len(taken):
             continue
+        if any(
+            (row["seeds"], row["steps"]) != (taken[0]["seeds"], taken[0]["steps"]) for row in taken
+        ):
+            raise ValueError(f"The rows of {experiment} / {case} differ in their seeds or steps.")
         for figure in taken[0]["figures"]:
-            if figure in NOT_COMPARED:
-                continue
-            values = {row["contender"]: row["figures"][figure] for row in taken}
+            values = {
+                row["contender"]: row["figures"][figure]
+                for row in taken
+                if figure in row["figures"]
+            }
             result.append(Comparison(experiment, case, figure, values, ours))
     return result

@@ -20,8 +20,8 @@ SUMMARY_HEADER = [
 # The figures that a summary has, where it does not have all.
 SUMMARIZED = {
     "features": ["test error", "F1", "average precision"],
-    "forgetting": ["mean error"],
-    "quantization": ["int8 error per tensor", "lost per tensor", "lost per channel"],
+    "forgetting": ["mean error", "mean error, chosen by the new task"],
+    "quantization": ["int8 error per tensor", "int8 error per channel"],
 }
 # How the docs name an experiment.
 PROBLEMS = {
@@ -44,9 +44,7 @@ def every(rows: list[dict]) -> Iterator[list[str]]:
     for compared in protocol.comparisons(rows):
         reached = {name: _with_spread(values) for name, values in compared.values.items()}
         usual = [reached.pop(name, "-") for name in USUAL]
-        penalties = [
-            f"{name} {reached.pop(name)}, {_told(compared, name)}" for name in compared.ours
-        ]
+        penalties = [f"{name} {reached.pop(name)}{_told(compared, name)}" for name in compared.ours]
         others = "; ".join(f"{name} {value}" for name, value in reached.items()) or "-"
         yield [
             compared.experiment,
@@ -63,15 +61,19 @@ def _with_spread(values):
 
 
 def _told(compared, contender):
+    if not compared.decides:
+        return ""
     other = compared.best_other()
     said, mean, error = compared.against(contender, other)
-    return f"{said} ({mean:+.3f} ± {_number(error)} to {other})"
+    return f", {said} ({mean:+.3f} ± {_number(error)} to {other})"
 
 
 def summary(rows: list[dict]) -> Iterator[list[str]]:
     """A line for each penalty and figure: in how many cases it was better, no different, worse."""
     by_penalty: dict = {}
     for compared in protocol.comparisons(rows):
+        if not compared.decides:
+            continue
         figures = SUMMARIZED.get(compared.experiment, [compared.figure])
         for contender in compared.ours if compared.figure in figures else ():
             key = compared.experiment, contender, compared.figure

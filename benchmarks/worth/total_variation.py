@@ -16,6 +16,8 @@ SIZES = {
     "digits": (20, 50, 100, 400),
     "Fashion-MNIST": (50, 200),
 }
+# The most leaves a kernel that is constant along the axis: a limit.
+RANGE = (1e-5, 10.0)
 QUICK = {"ItalyPowerDemand convolution, 16 examples", "digits dense, 50 examples"}
 
 
@@ -30,7 +32,7 @@ def convolution(shape, outputs, drop):
 
 
 def dense_over_time(shape, outputs, drop):
-    """A hidden layer of 16 units, as a convolution over all: its kernel has an axis of time."""
+    """A hidden layer of 16 units. As a convolution of one step its kernel has an axis of time."""
     first = layers.Conv1D(16, shape[0], activation="relu", name="first")
     return [first, layers.Flatten(), drop(), layers.Dense(outputs)]
 
@@ -55,12 +57,18 @@ def cases(available, folder):
     for name, sizes in SIZES.items():
         axis, models = _models(name)
         penalty = tfreg.TotalVariation(1.0, axis=axis)
-        ours = Contender("TotalVariation", *contenders.L1_RANGE, penalty, "first/kernel", ours=True)
+        smooth = "first/kernel", penalty
+        # Ten to one, as the ranges are of L2 and L1.
+        both = [smooth, (None, keras.regularizers.L2(10.0))]
+        ours = [
+            Contender("TotalVariation", *RANGE, [smooth], ours=True, natural=("least", "most")),
+            Contender("TotalVariation + L2", *contenders.L1_RANGE, both, ours=True),
+        ]
         for model, make_layers in models.items() if name in available else ():
             for examples in sizes:
                 load = functools.partial(data.load, name, folder)
                 yield Case(
                     f"{name} {model}, {examples} examples",
-                    [*contenders.usual(), ours],
+                    [*contenders.usual(), *ours],
                     fit_by_examples(functools.partial(build, make_layers), load, examples),
                 )

@@ -50,11 +50,12 @@ def _draw(ax, comparisons):
         ax.bar(places, means, width, yerr=spreads, **bars)
     room = max(14, 200 // len(comparisons))  # characters
     cases = [textwrap.fill(each.case, room, break_long_words=False) for each in comparisons]
-    ax.set_xticks([place + 0.42 for place in range(len(cases))], cases, fontsize=8)
+    ax.set_xticks([place + 0.42 for place in range(len(cases))], cases, fontsize=7)
     ax.set_xlim(-0.1, len(cases))
     ax.set_ylim(bottom=0.0)
     title = tables.PROBLEMS[comparisons[0].experiment]
-    ax.set(title=title, ylabel=f"{comparisons[0].figure} / that of none")
+    more_is_better = ", more is better" if comparisons[0].sign < 0.0 else ""
+    ax.set(title=title, ylabel=f"{comparisons[0].figure} / that of none{more_is_better}")
     ax.grid(axis="y", alpha=0.4)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
 

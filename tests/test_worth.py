@@ -207,7 +207,7 @@ def test_rows_of_unlike_plans_are_not_compared(benchmark, other):
 
 
 @pytest.mark.parametrize("figure", ["precision", "recall", "lost per tensor", "lost per channel"])
-def test_who_errs_much_is_not_better_for_losing_little(benchmark, figure):
+def test_what_is_lost_gets_no_verdict(benchmark, figure):
     tables = benchmark("worth.tables")
     rows = [
         row("none", [0.4, 0.5, 0.6], figure),
@@ -981,7 +981,7 @@ def test_a_folded_network_computes_the_same_without_its_normalizations(benchmark
     np.testing.assert_allclose(plain(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_rounded_kernel_has_256_values(benchmark):
+def test_a_rounded_kernel_has_at_most_255_values(benchmark):
     quantization = benchmark("worth.quantization")
     kernel = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     rounded = quantization.rounded(kernel)

@@ -89,10 +89,10 @@ def _fashion(folder):
     return Data(images.images.astype(np.float32) / 255.0, images.labels.astype(np.int32))
 
 
-def _table(load_table):
+def _table(load_table, regression=False):
     def load(folder):
         columns, answers = load_table(return_X_y=True)
-        if load_table is datasets.load_diabetes:
+        if regression:
             return Table(columns, answers[:, None].astype(np.float32))
         return Table(columns, answers.astype(np.int32))
 
@@ -129,7 +129,7 @@ LOADERS: dict[str, Callable[[pathlib.Path], Data]] = {
     "Fashion-MNIST": _fashion,
     "breast cancer": _table(datasets.load_breast_cancer),
     "wine": _table(datasets.load_wine),
-    "diabetes": _table(datasets.load_diabetes),
+    "diabetes": _table(datasets.load_diabetes, regression=True),
     "affairs": _affairs,
 }
 SERIES = ["GunPoint", "ItalyPowerDemand"]

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 import tfreg
 from benchmarks.worth import contenders, data
 from benchmarks.worth.protocol import NO_INPUTS, Case, Contender, Outcome
-from benchmarks.worth.training import Trainer, softmax_loss, squared_loss
+from benchmarks.worth.training import Trainer, head, shown_to
 
 layers = keras.layers
 COPIES = 3
@@ -105,10 +105,9 @@ def _fit_with(name, folder):
         everything = data.load(name, folder)
         features = columns_of(name, everything.x.shape[1])
         listed = with_copies(features)
-        regression = data.is_regression(everything)
-        outputs = 1 if regression else int(everything.y.max()) + 1
+        outputs, loss = head(everything)
         make = functools.partial(build, everything.x.shape[1] * (COPIES + 1), outputs)
-        trainer = Trainer(make, contender, squared_loss if regression else softmax_loss)
+        trainer = Trainer(make, contender, loss)
 
         @functools.cache
         def parts(seed):
@@ -128,22 +127,21 @@ def _fit_with(name, folder):
             return figures(importance, kept, listed)
 
         def fit(strength, seed):
-            shown = parts(seed)
-            if contender.name == NO_INPUTS:
-                shown = data.without_inputs(shown)
+            shown = shown_to(contender, parts(seed))
             if contender.name in SELECTORS:
                 selected = most_important(ranked(seed), round(strength))
                 shown = data.Parts(*(part._replace(x=part.x * selected) for part in shown))
             train, validation, test = data.on_device(shown)
             trainer.train(seed, strength, train.x, train.y, plan.steps)
-            loss, error = trainer.errors(*validation)
+            validation_loss, validation_error = trainer.errors(*validation)
             found = {"test error": trainer.errors(*test)[1]}
             if contender.name in SELECTORS:
                 found |= judge(ranked(seed), selected)
             elif contender.name != NO_INPUTS:
                 norms = np.linalg.norm(trainer.model.get_layer("first").kernel, axis=1)
                 found |= judge(norms, norms > KEPT * norms.max())
-            return Outcome({"error": (error, loss)}, {"error": lambda: found})
+            judged: dict = {"error": (validation_error, validation_loss)}
+            return Outcome(judged, {"error": lambda: found})
 
         return fit
 

@@ -56,7 +56,8 @@ def make_trainer(contender):
     # momentum of longer steps would keep moving weights that should be 0.
     make_optimizer = functools.partial(momentum, STOP_RATE) if contender.stops_early else momentum
     falls = not contender.proximal
-    return Trainer(build, contender, squared_loss, make_optimizer, falls=falls, jit_compile=True)
+    options = {"falls": falls, "metric": "euclidean", "jit_compile": True}
+    return Trainer(build, contender, squared_loss, make_optimizer, **options)
 
 
 def problem(seed, groups, within):

@@ -80,6 +80,7 @@ class Trainer:
         make_optimizer: a function without arguments.
         batch: the examples of a step, drawn anew for each; None for all.
         falls: whether the learning rate falls to 0, in a half cosine over the steps.
+        metric: that of proximal steps.
         jit_compile: whether XLA compiles the steps, which pays where each of them is small.
     """
 
@@ -91,6 +92,7 @@ class Trainer:
         make_optimizer=adam,
         batch=None,
         falls=True,
+        metric="diagonal",
         jit_compile=False,
     ):
         self._build = functools.partial(
@@ -101,7 +103,6 @@ class Trainer:
         self.model = self._build()
         optimizer: Any = make_optimizer()
         self._rate = float(optimizer.learning_rate)
-        metric: Any = "diagonal" if make_optimizer is adam else "euclidean"
         schedule = strength if contender.multiplied else None
         if contender.proximal:
             terms = [(weights, penalty, schedule) for weights, penalty in contender.terms()]
@@ -199,6 +200,18 @@ def trainers(contender, create):
     return trainer
 
 
+def head(everything):
+    """The number of outputs, and the loss."""
+    if data.is_regression(everything):
+        return 1, squared_loss
+    return int(everything.y.max()) + 1, softmax_loss
+
+
+def shown_to(contender, parts):
+    """The parts as the contender sees them."""
+    return data.without_inputs(parts) if contender.name == NO_INPUTS else parts
+
+
 def fit_by_examples(build, load, examples, with_loss=False):
     """A `Case.fit_with` that trains on so many examples, and tests on those that are left.
 
@@ -209,32 +222,27 @@ def fit_by_examples(build, load, examples, with_loss=False):
 
     def fit_with(contender, plan):
         everything = load()
-        regression = data.is_regression(everything)
-        outputs = 1 if regression else int(everything.y.max()) + 1
+        outputs, loss = head(everything)
         build_model = functools.partial(build, everything.x.shape[1:], outputs)
-        loss = squared_loss if regression else softmax_loss
         trainer_of = trainers(contender, lambda each: Trainer(build_model, each, loss))
 
         @functools.cache
         def parts(seed):
-            split = data.split(everything, seed, examples)
-            return data.on_device(
-                data.without_inputs(split) if contender.name == NO_INPUTS else split
-            )
+            return data.on_device(shown_to(contender, data.split(everything, seed, examples)))
 
         def fit(strength, seed):
             train, validation, test = parts(seed)
             trainer = trainer_of(strength)
             trainer.train(seed, strength, *train, plan.steps)
             validation_loss, validation_error = trainer.errors(*validation)
-            loss, error = trainer.errors(*test)
+            test_loss, error = trainer.errors(*test)
             judged: dict = {"error": (validation_error, validation_loss)}
             figures: dict = {"error": lambda: {"test error": error}}
             if with_loss:
-                if regression:
-                    loss = gaussian_loss(loss, variance=validation_loss)
+                if data.is_regression(everything):
+                    test_loss = gaussian_loss(test_loss, variance=validation_loss)
                 judged["loss"] = (validation_loss,)
-                figures["loss"] = lambda: {"test loss": loss}
+                figures["loss"] = lambda: {"test loss": test_loss}
             return Outcome(judged, figures)
 
         return fit

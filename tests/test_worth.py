@@ -632,7 +632,7 @@ def examples():
 def contender_of(experiment, name):
     [contender] = [
         each
-        for each in next(experiment.cases({"digits"}, NOT_THERE)).contenders
+        for each in next(experiment.cases({"digits", "wine"}, NOT_THERE)).contenders
         if each.name == name
     ]
     return contender
@@ -730,6 +730,15 @@ def test_outputs_that_are_not_numbers_are_never_right(benchmark, examples):
     x, y = examples
     trainer.model.layers[-1].bias.assign([np.nan] * 3)
     assert np.isnan(trainer.errors(x, tf.zeros_like(y))).all()
+
+
+def test_group_lasso_makes_inputs_exactly_0(benchmark, examples):
+    lasso = contender_of(benchmark("worth.features"), "GroupLasso")
+    trainer = benchmark("worth.training").Trainer(network, lasso)
+    x, y = examples
+    trainer.train(0, 0.1, tf.concat([x[:, :1], tf.zeros_like(x[:, 1:])], axis=1), y, steps=100)
+    norms = np.linalg.norm(trainer.model.get_layer("first").kernel, axis=1)
+    assert norms[0] > 0.0 and not norms[1:].any()
 
 
 @pytest.mark.parametrize("name", ["FOREST", "PERMUTATION"])

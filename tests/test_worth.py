@@ -106,7 +106,7 @@ import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from benchmarks import bench_worth
 from benchmarks.worth import protocol
-bench_worth.use_one_core()
+bench_worth.use_one_thread()
 plan = protocol.Plan(seeds=2, strengths=2, steps=5)
 tasks = [
     bench_worth.Task(*key, pathlib.Path("/no/such/folder"), plan)

@@ -337,6 +337,15 @@ def test_missing_data_are_named_and_left_out(benchmark, monkeypatch, capsys):
     assert "case='digits dense, 50 examples'" in printed
 
 
+def row_of(bench_worth, task, value):
+    """As `bench_worth.measure` gives it, with that figure for every seed."""
+    named = dict(zip(("experiment", "case", "contender"), task.key))
+    strengths = bench_worth.find(task)[1].strengths(task.plan)
+    seeds = {"seeds": list(range(task.plan.seeds)), "steps": task.plan.steps}
+    rest = {"ours": False, "seconds": 1.0, "strengths": strengths, "chosen": {}}
+    return named | seeds | rest | {"figures": {"test error": [value] * task.plan.seeds}}
+
+
 def test_what_is_measured_is_kept(benchmark, monkeypatch, tmp_path):
     bench_worth, out = benchmark("bench_worth"), tmp_path / "worth.json"
     asked = []
@@ -344,13 +353,7 @@ def test_what_is_measured_is_kept(benchmark, monkeypatch, tmp_path):
     def measure_all(tasks, jobs):
         asked.append([task.contender for task in tasks])
         for task in tasks:
-            named = dict(zip(("experiment", "case", "contender"), task.key))
-            _, contender = bench_worth.find(task)
-            strengths = contender.strengths(task.plan)
-            rest = {"ours": False, "seconds": 1.0, "strengths": strengths, "chosen": {}}
-            seeds = list(range(task.plan.seeds))
-            figures = {"test error": [float(len(asked))] * task.plan.seeds}
-            yield named | rest | {"seeds": seeds, "steps": task.plan.steps, "figures": figures}
+            yield row_of(bench_worth, task, float(len(asked)))
 
     monkeypatch.setattr(bench_worth, "measure_all", measure_all)
     options = ["--out", str(out), "--data", str(NOT_THERE), "--only"]
@@ -384,11 +387,7 @@ def test_a_failure_keeps_what_is_measured_and_ends_the_rest(benchmark, monkeypat
                 time.sleep(0.01)
             raise RuntimeError("out of luck")
         time.sleep(0.0 if task.contender == "none" else 1.0)
-        named = dict(zip(("experiment", "case", "contender"), task.key))
-        strengths = bench_worth.find(task)[1].strengths(task.plan)
-        seeds = {"seeds": list(range(task.plan.seeds)), "steps": task.plan.steps}
-        rest = {"ours": False, "seconds": 1.0, "strengths": strengths, "chosen": {}}
-        return named | seeds | rest | {"figures": {"test error": [0.5] * task.plan.seeds}}
+        return row_of(bench_worth, task, 0.5)
 
     def in_threads(jobs, *arguments):
         return concurrent.futures.ThreadPoolExecutor(jobs)

@@ -178,7 +178,6 @@ def _fit_with(build, name, folder, examples):
             trainer = trainer_of(strength)
             trainer.train(seed, strength, *train, plan.steps)
             error, values = trainer.errors(*test)[1], values_of(trainer.model)
-            # What TFLite does takes seconds: it is done to the chosen ones alone.
             told: dict = {
                 criterion: functools.partial(figures, criterion, seed, values, error)
                 for criterion in CRITERIA
